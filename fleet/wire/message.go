@@ -1,0 +1,260 @@
+package wire
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Status is up/status: birth, stop, and (as the will) death.
+type Status struct {
+	V     int       `json:"v"`
+	State string    `json:"state"` // online, stopped, offline
+	SID   uint64    `json:"sid"`   // counts connections of this device; an offline with an old sid is ignored
+	MID   string    `json:"mid"`   // hash of the machine id: tells two machines with one identity apart
+	TS    time.Time `json:"ts"`
+}
+
+const (
+	StateOnline  = "online"
+	StateStopped = "stopped"
+	StateOffline = "offline"
+)
+
+// Hello is up/hello: who this board is.
+type Hello struct {
+	V            int               `json:"v"`
+	SID          uint64            `json:"sid"`
+	BootID       string            `json:"boot_id"`
+	Agent        string            `json:"agent"` // version
+	OS           string            `json:"os"`
+	Arch         string            `json:"arch"`
+	Board        string            `json:"board"`
+	CPUs         int               `json:"cpus"`
+	RAM          int64             `json:"ram"` // bytes
+	Accelerators []HelloDevice     `json:"accelerators"`
+	Runtimes     map[string]string `json:"runtimes"` // engine → version
+	Pipelines    []HelloPipeline   `json:"pipelines"`
+	MaxBlock     int               `json:"max_block"`
+	CertExpires  time.Time         `json:"cert_expires,omitzero"`
+	TS           time.Time         `json:"ts"`
+}
+
+// HelloDevice is one accelerator of a board.
+type HelloDevice struct {
+	Engine      string `json:"engine"`
+	Accelerator string `json:"accelerator"`
+	Name        string `json:"name"`
+}
+
+// HelloPipeline is one pipeline of a board's configuration.
+type HelloPipeline struct {
+	Name   string `json:"name"`
+	Source string `json:"source"`
+	Pinned bool   `json:"pinned"` // its model is named by the local config; the fleet cannot change it
+}
+
+// Health is up/health in the brief form.
+type Health struct {
+	V         int                       `json:"v"`
+	TS        time.Time                 `json:"ts"`
+	Up        int64                     `json:"up"`             // seconds the agent has run
+	CPU       float64                   `json:"cpu"`            // percent of all cores
+	Mem       float64                   `json:"mem"`            // percent of RAM in use
+	RSS       int64                     `json:"rss"`            // bytes, of the agent
+	Temp      *float64                  `json:"temp,omitempty"` // °C
+	Throttled bool                      `json:"thr,omitempty"`
+	Disk      float64                   `json:"disk"` // percent of the state volume in use
+	Outbox    int64                     `json:"outbox"`
+	Lost      uint64                    `json:"lost,omitempty"`
+	Flags     []string                  `json:"flags,omitempty"` // codes: "duplicate_identity"
+	Pipes     map[string]PipelineHealth `json:"pipes"`
+}
+
+// PipelineHealth counts frames since the agent started:
+// captured = published + the sum of drops, at all times a frame is not under way.
+type PipelineHealth struct {
+	FPS       float64           `json:"fps"`
+	P50       float64           `json:"p50"` // ms from captured to published
+	P99       float64           `json:"p99"`
+	Captured  uint64            `json:"cap"`
+	Published uint64            `json:"pub"`
+	Dropped   map[string]uint64 `json:"drop,omitempty"` // stale, still, busy, outbox, error
+	Degraded  string            `json:"deg,omitempty"`  // a code
+}
+
+// Desired is dn/desired: the whole of what the controller wants of one device.
+// Until releases are signed, Signatures is empty.
+type Desired struct {
+	Signed     DesiredSigned     `json:"signed"`
+	Signatures []json.RawMessage `json:"signatures"`
+}
+
+// DesiredSigned is the part of Desired that will be signed.
+type DesiredSigned struct {
+	V         int                       `json:"v"`
+	Rev       uint64                    `json:"rev"` // only grows
+	Device    DeviceID                  `json:"device"`
+	Expires   time.Time                 `json:"expires,omitzero"`
+	Pipelines map[string]DesiredRelease `json:"pipelines"`
+	Config    DesiredConfig             `json:"config"`
+}
+
+// DesiredRelease says which release a pipeline should run.
+type DesiredRelease struct {
+	Release   Digest `json:"release"` // digest of the manifest, which is a blob of this name
+	Length    int64  `json:"length"`  // of the manifest, bytes
+	Name      string `json:"name"`
+	Version   string `json:"version"`
+	Execution string `json:"execution"`
+	Attempt   int    `json:"attempt"` // grows when an operator asks again for what was quarantined
+	Mode      string `json:"mode"`    // activate (the only one so far)
+}
+
+// ModeActivate asks for a release to be installed and run.
+const ModeActivate = "activate"
+
+// DesiredConfig is what a fleet may set on a board besides releases.
+type DesiredConfig struct {
+	HealthSeconds int      `json:"health_seconds,omitempty"` // 0: the default, 60
+	Results       []string `json:"results,omitempty"`        // pipelines whose results the fleet asks for; "*" is all
+}
+
+// Reported is up/reported: what a device runs and what it thinks of what is desired.
+type Reported struct {
+	V          int                         `json:"v"`
+	Rev        uint64                      `json:"rev"` // of the desired document that was last taken in
+	SID        uint64                      `json:"sid"`
+	TS         time.Time                   `json:"ts"`
+	Pipelines  map[string]ReportedPipeline `json:"pipelines"`
+	Quarantine []Quarantined               `json:"quarantine,omitempty"`
+	Error      *Fault                      `json:"error,omitempty"` // about the desired document itself
+}
+
+// ReportedPipeline is one pipeline of Reported.
+type ReportedPipeline struct {
+	Active      *ReportedSlot `json:"active,omitempty"`
+	Previous    *ReportedSlot `json:"previous,omitempty"`
+	Candidate   *ReportedSlot `json:"candidate,omitempty"`
+	Accelerator string        `json:"accelerator,omitempty"`
+	Pinned      bool          `json:"pinned,omitempty"`
+	Execution   string        `json:"execution,omitempty"` // the last one
+	State       ExecState     `json:"state,omitempty"`     // of that execution
+	Fault       *Fault        `json:"fault,omitempty"`
+}
+
+// ReportedSlot is a release in a slot. SHA256 is of the variant's file.
+type ReportedSlot struct {
+	Release Digest `json:"release"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	SHA256  Digest `json:"sha256"`
+}
+
+// Quarantined is a release that failed here and is not tried again until its
+// attempt number rises.
+type Quarantined struct {
+	Release Digest    `json:"release"`
+	Attempt int       `json:"attempt"`
+	Code    string    `json:"code"`
+	At      time.Time `json:"at"`
+}
+
+// A Fault is a reason: a code for programs, one line for people.
+type Fault struct {
+	Code string `json:"code"`
+	Text string `json:"text"`
+}
+
+// ExecStep is up/exec/<execution>. It is idempotent and safe to reorder: N only
+// grows within an execution.
+type ExecStep struct {
+	V         int       `json:"v"`
+	ID        string    `json:"id"` // device/execution/n
+	Seq       uint64    `json:"seq"`
+	Execution string    `json:"execution"`
+	Pipeline  string    `json:"pipeline"`
+	Release   Digest    `json:"release"`
+	N         int       `json:"n"`
+	State     ExecState `json:"state"`
+	TS        time.Time `json:"ts"`
+	Done      int64     `json:"done,omitempty"`  // bytes here
+	Total     int64     `json:"total,omitempty"` // bytes in all
+	Fault     *Fault    `json:"fault,omitempty"`
+}
+
+// Result is one answer of a model, on up/result and on the home tree.
+type Result struct {
+	V     int       `json:"v"`
+	ID    string    `json:"id"`  // unique, the same on every link and every resend
+	Seq   uint64    `json:"seq"` // per class and link, without a gap
+	SID   uint64    `json:"sid"`
+	TS    time.Time `json:"ts"` // when the frame was captured
+	Pipe  string    `json:"pipe"`
+	Frame uint64    `json:"frame"`
+	Name  string    `json:"name,omitempty"` // of the frame: a file's name
+	Model ModelRef  `json:"model"`
+	Accel string    `json:"accel"`
+	LatMS Latency   `json:"lat_ms"`
+	Kind  string    `json:"kind"` // classify, detect, raw
+	Items []Item    `json:"items"`
+}
+
+// ModelRef says which model gave a result.
+type ModelRef struct {
+	Name string `json:"name"`
+	Ver  string `json:"ver"`
+	SHA  string `json:"sha"` // first 16 digits
+}
+
+// Latency of one frame, ms.
+type Latency struct {
+	Pre  float64 `json:"pre"`
+	Inv  float64 `json:"inv"`
+	Post float64 `json:"post"`
+}
+
+// Item is one thing a model saw. Box is x0,y0,x1,y1 in 0..1 of the frame, absent
+// for kinds that have none.
+type Item struct {
+	Label string      `json:"label"`
+	ID    int         `json:"id"`
+	Score float32     `json:"score"`
+	Box   *[4]float32 `json:"box,omitempty"`
+}
+
+// Lost replaces records of a class that will never come: they were dropped by a
+// cap, or the agent died before it had written them down. It travels on the
+// topic of its class, with "lost" as its only content.
+type Lost struct {
+	V    int      `json:"v"`
+	ID   string   `json:"id"`
+	Seq  uint64   `json:"seq"` // equal to Lost.To
+	Lost LostSpan `json:"lost"`
+}
+
+// LostSpan is a range of seq, both ends included.
+type LostSpan struct {
+	Class  string    `json:"class"`
+	From   uint64    `json:"from"`
+	To     uint64    `json:"to"`
+	Reason string    `json:"reason"` // bytes, age, crash
+	TS     time.Time `json:"ts"`
+}
+
+// BlockGet is up/block/get: a device asks for blocks of a blob. Bits is a
+// base64 bitmap of wanted blocks beginning at From, lowest bit of the first byte
+// first; the answer is at most Max blocks, each on dn/block/<sha16>/<n>: one flag
+// byte (BlockRaw, BlockZstd, BlockGone), then bytes.
+type BlockGet struct {
+	V    int    `json:"v"`
+	SHA  Digest `json:"sha"`
+	From int    `json:"from"`
+	Bits []byte `json:"bits"`
+	Max  int    `json:"max"`
+}
+
+const (
+	BlockRaw  = 0
+	BlockZstd = 1
+	BlockGone = 2 // the controller has no such blob for this device; the rest is a one-line reason
+)

@@ -1,0 +1,59 @@
+package hal
+
+import "errors"
+
+var (
+	// ErrBadFrame marks a frame that could not be read; the source goes on.
+	ErrBadFrame = errors.New("bad frame")
+	// ErrLost marks a session whose runner is gone.
+	ErrLost = errors.New("session lost")
+)
+
+// A Code is the machine-readable name of an error, the same in logs, in the
+// reported document and in the controller: "E_MODEL_EMPTY".
+type Code string
+
+const (
+	CodeModelEmpty  Code = "E_MODEL_EMPTY"  // 0 bytes
+	CodeModelFormat Code = "E_MODEL_FORMAT" // not a model file, or broken
+	CodeModelShort  Code = "E_MODEL_SHORT"  // truncated
+	CodeHash        Code = "E_HASH"         // received bytes differ from the manifest
+	CodeHashAtRest  Code = "E_HASH_ATREST"  // bytes on disk rotted
+	CodeLength      Code = "E_LENGTH"       // more bytes than promised
+	CodeOp          Code = "E_OP"           // custom or unknown operator
+	CodeRuntime     Code = "E_RUNTIME"      // operator version newer than the runtime
+	CodeAccel       Code = "E_ACCEL"        // accelerator absent
+	CodeTensor      Code = "E_TENSOR"       // dims overflow or above the ceiling
+	CodeShape       Code = "E_SHAPE"        // input is not what the pipeline or manifest says
+	CodeLabels      Code = "E_LABELS"       // label count does not fit
+	CodeCrash       Code = "E_CRASH"        // runner died by signal
+	CodeTimeout     Code = "E_TIMEOUT"      // past its deadline
+	CodeMemory      Code = "E_MEMORY"       // past its memory limit
+	CodeInvoke      Code = "E_INVOKE"       // the engine's run said no
+	CodeGolden      Code = "E_GOLDEN"       // golden output differs
+	CodeEngine      Code = "E_ENGINE"       // no engine for this file, or it could not be started
+	CodeImage       Code = "E_IMAGE"        // picture cannot be decoded
+	CodeImageSize   Code = "E_IMAGE_SIZE"   // picture above the pixel limit
+)
+
+// An Error is an error with a code. Text is one line and says what to do.
+type Error struct {
+	Code Code
+	Text string
+	Err  error // may be nil
+}
+
+// Error is "E_CODE: text".
+func (e *Error) Error() string { return string(e.Code) + ": " + e.Text }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// CodeOf returns the code of the first Error in err's chain, "" when there is none.
+func CodeOf(err error) Code {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
