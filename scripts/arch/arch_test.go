@@ -1,0 +1,140 @@
+// Package arch holds the arrows of the house: which room may import which, and
+// which room a dependency lives in. The tables are policy. A red line here means
+// that the code takes a way it should not; change a table only when the
+// architecture changes, in a commit that says so.
+//
+// Imports are read with go/parser from the files themselves. A test that asks
+// `go list` would be cached by the go command and pass for ever.
+package arch
+
+import (
+	"os"
+	"testing"
+)
+
+const module = "github.com/covey-edge/covey"
+
+// top is every folder that may stand at the top. The fixed rooms first.
+var top = []string{
+	"agent", "fleet", "hal", "firmware", "scripts",
+	"docs", ".ci", ".git", ".github",
+	"bin", ".cache", // made by scripts/setup, ignored by git
+}
+
+// leaves import the standard library alone, and everything may import them.
+var leaves = []string{"hal", "fleet/wire"}
+
+// arrows is one line a room: the rooms that its packages may import besides the
+// leaves and packages of their own room. The first line that fits counts.
+// "x/..." is x and all below it.
+var arrows = []struct{ room, may string }{
+	{"hal", ""},
+	{"fleet/wire", ""},
+
+	// The hardware layer: nothing in it knows of agents or fleets.
+	{"hal/haltest", ""},
+	{"hal/modelfile/...", ""},
+	{"hal/vision/...", ""},
+	{"hal/task/...", "hal/modelfile"},
+	{"hal/sketch/...", ""},
+	{"hal/source/...", "hal/vision"},
+	{"hal/runner/proto", ""},
+	{"hal/runner/...", "hal/modelfile"},
+	{"hal/tflite/...", "hal/runner/proto hal/modelfile"},
+	{"hal/onnx/...", "hal/runner/proto hal/modelfile"},
+	{"hal/cmd/covey-runner-tflite", "hal/tflite hal/runner/proto"},
+	{"hal/cmd/covey-runner-onnx", "hal/onnx hal/runner/proto"},
+	{"hal/cmd/covey-runner-jpeg", "hal/runner/proto"},
+
+	// What both ends share.
+	{"fleet/release", ""},
+	{"fleet/blob", ""},
+	{"fleet/link/linktest", ""},
+	{"fleet/link/...", ""},
+
+	// Agent and fleet never see each other's inside.
+	{"agent/internal/event", ""},
+	{"agent/internal/homeassistant", ""},
+	{"agent/internal/slots", "fleet/blob fleet/release"},
+	{"agent/internal/update", "agent/internal/slots fleet/blob fleet/release"},
+	{"agent/internal/uplink", "agent/internal/event fleet/blob fleet/release"},
+	{"agent/internal/pipeline", "agent/internal/event hal/modelfile hal/vision hal/task hal/sketch"},
+	{"agent/cmd/covey-agent", "agent agent/internal/... hal/... fleet/link/mqtt fleet/blob firmware"},
+	{"agent/...", "agent/internal/... hal/... fleet/blob fleet/release fleet/link/... firmware"},
+
+	// Programs under test, seen from outside.
+	{"fleet/sim", "agent fleet fleet/blob fleet/release fleet/link/... hal/haltest"},
+	{"fleet/e2e", "agent fleet fleet/blob fleet/release fleet/link/... hal/..."},
+
+	{"fleet/cmd/covey", "fleet/blob fleet/release hal/modelfile hal/vision hal/task hal/sketch"},
+	{"fleet/cmd/covey-fleet", "fleet"},
+	{"fleet/internal/store", "fleet/release fleet/blob"},
+	{"fleet/internal/...", "fleet/release fleet/blob fleet/link/... hal/modelfile"},
+	{"fleet/...", "fleet/internal/... fleet/release fleet/blob fleet/link/... hal/modelfile"},
+
+	{"firmware/...", ""},
+
+	// The bench drives the layers from outside.
+	{"scripts/benchmark", "hal/..."},
+	{"scripts/...", ""},
+}
+
+// tests is what _test files may import besides what their package may.
+var tests = []struct{ room, may string }{
+	{"hal/...", "hal/haltest hal/source/... hal/modelfile hal/vision hal/task"},
+	{"agent/...", "hal/haltest fleet/link/mem fleet/link/linktest fleet/blob fleet/release"},
+	{"fleet/link/...", "fleet/link/linktest"},
+	{"fleet/internal/...", "fleet/internal/... fleet/link/..."},
+	{"fleet/...", "fleet/internal/... fleet/link/..."},
+}
+
+// deps is every dependency from outside and the packages that may import it; a
+// new one is a decision and gets a line. "…_test" means: its tests only.
+var deps = []struct{ module, rooms string }{
+	{"github.com/mattn/go-tflite", "hal/tflite"},
+	{"github.com/eclipse/paho.mqtt.golang", "fleet/link/mqtt fleet/internal/..._test fleet/e2e_test scripts/benchmark"},
+	{"github.com/mochi-mqtt/server/v2", "fleet/internal/broker fleet/link/mqtt_test agent/internal/uplink_test"},
+	{"go.etcd.io/bbolt", "agent/internal/uplink fleet/internal/store"},
+	{"github.com/danielgtaylor/huma/v2", "fleet/internal/api"},
+	{"github.com/prometheus/client_golang", "fleet fleet/internal/... agent/internal/health agent/internal/local"},
+	{"github.com/spf13/cobra", "agent/cmd/covey-agent fleet/cmd/covey fleet/cmd/covey-fleet"},
+	{"github.com/klauspost/compress", "agent/internal/uplink agent/internal/update fleet/internal/... fleet/wire_test"},
+	{"go.yaml.in/yaml/v3", "agent fleet"},
+	{"github.com/rs/zerolog", "agent/... fleet fleet/internal/... fleet/link/... fleet/cmd/... fleet/sim fleet/e2e hal/runner hal/cmd/... scripts/benchmark"},
+	{"golang.org/x/image", "hal/vision hal/source/... agent/... hal/task_test"},
+	{"golang.org/x/sync", "agent/... fleet/... hal/runner/... hal/source/..."},
+	{"golang.org/x/sys", "agent/... fleet/blob fleet/internal/... hal/runner/... hal/source/... hal/cmd/... scripts/benchmark"},
+	{"golang.org/x/term", "agent/cmd/covey-agent fleet/cmd/..."},
+}
+
+// cgo is where import "C" may stand.
+var cgo = []string{"hal/tflite", "hal/onnx", "hal/cmd/covey-runner-jpeg"}
+
+// pure is the programs into which no cgo room may find its way.
+var pure = []string{"agent/cmd/covey-agent", "fleet/cmd/covey-fleet", "fleet/cmd/covey"}
+
+// unclear is names that say nothing of what a package holds.
+var unclear = []string{"util", "utils", "common", "types", "helpers", "helper", "manager", "misc", "base"}
+
+func TestArrows(t *testing.T) {
+	packages, err := read(os.DirFS("../.."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(packages) < 3 {
+		t.Fatalf("found %d packages: the walk looks in the wrong place", len(packages))
+	}
+	for _, line := range judge(packages) {
+		t.Error(line)
+	}
+}
+
+func TestTop(t *testing.T) {
+	lines, err := judgeTop(os.DirFS("../.."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		t.Error(line)
+	}
+}
