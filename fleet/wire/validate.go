@@ -1,0 +1,265 @@
+package wire
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"unicode"
+)
+
+// Limits of what a message may list.
+const (
+	MaxPipelines = 64
+	MaxItems     = 1000
+	MaxBlocks    = 16384 // of one file: 1 GiB of BlockSize
+	maxText      = 256   // bytes of a text for people
+	maxFault     = 1024  // bytes of a Fault's text
+)
+
+// A checker keeps the first thing that is wrong with a message.
+type checker struct{ err error }
+
+func (c *checker) that(ok bool, format string, args ...any) {
+	if c.err == nil && !ok {
+		c.err = fmt.Errorf(format, args...)
+	}
+}
+
+func (c *checker) version(v int)    { c.that(v == Version, "v: %d is not %d", v, Version) }
+func (c *checker) id(key, s string) { c.that(ValidID(s), "%s: %q is not an id", key, clip(s)) }
+func (c *checker) optID(key, s string) {
+	c.that(s == "" || ValidID(s), "%s: %q is not an id", key, clip(s))
+}
+func (c *checker) digest(key string, d Digest) {
+	c.that(ValidDigest(string(d)), "%s: %q is not a sha256", key, clip(string(d)))
+}
+func (c *checker) text(key, s string, limit int) {
+	c.that(len(s) <= limit, "%s: %d bytes, limit %d", key, len(s), limit)
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			c.that(false, "%s: control character %U", key, r)
+			return
+		}
+	}
+}
+func (c *checker) someText(key, s string, limit int) {
+	c.that(s != "", "%s: missing", key)
+	c.text(key, s, limit)
+}
+func (c *checker) count(key string, n, limit int) {
+	c.that(n <= limit, "%s: %d entries, limit %d", key, n, limit)
+}
+func (c *checker) within(key string, v, lo, hi float64) {
+	c.that(v >= lo && v <= hi, "%s: %v is not within %v…%v", key, v, lo, hi)
+}
+func (c *checker) fault(key string, f *Fault) {
+	if f == nil {
+		return
+	}
+	c.someText(key+".code", f.Code, 64)
+	c.text(key+".text", f.Text, maxFault)
+}
+
+// keys of a map in order, so that the same message always gives the same error.
+func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// Validate says what is wrong with the message, nil when nothing is.
+func (s *Status) Validate() error {
+	var c checker
+	c.version(s.V)
+	c.that(s.State == StateOnline || s.State == StateStopped || s.State == StateOffline, "state: %q is not one of online, stopped, offline", clip(s.State))
+	c.text("mid", s.MID, 64)
+	return c.err
+}
+
+// Validate says what is wrong with the message, nil when nothing is.
+func (h *Hello) Validate() error {
+	var c checker
+	c.version(h.V)
+	c.text("boot_id", h.BootID, 64)
+	c.text("agent", h.Agent, maxText)
+	c.text("os", h.OS, maxText)
+	c.text("arch", h.Arch, maxText)
+	c.text("board", h.Board, maxText)
+	c.that(h.CPUs >= 0 && h.CPUs <= 1<<16, "cpus: %d", h.CPUs)
+	c.that(h.RAM >= 0, "ram: %d", h.RAM)
+	c.that(h.MaxBlock >= 0 && h.MaxBlock <= MaxPacket, "max_block: %d", h.MaxBlock)
+	c.count("accelerators", len(h.Accelerators), 64)
+	for _, a := range h.Accelerators {
+		c.text("accelerators.engine", a.Engine, 64)
+		c.text("accelerators.accelerator", a.Accelerator, maxText)
+		c.text("accelerators.name", a.Name, maxText)
+	}
+	c.count("runtimes", len(h.Runtimes), 16)
+	for _, k := range keys(h.Runtimes) {
+		c.text("runtimes", k, 64)
+		c.text("runtimes."+clip(k), h.Runtimes[k], maxText)
+	}
+	c.count("pipelines", len(h.Pipelines), MaxPipelines)
+	for _, p := range h.Pipelines {
+		c.id("pipelines.name", p.Name)
+		c.text("pipelines.source", p.Source, maxText)
+	}
+	return c.err
+}
+
+// Validate says what is wrong with the message, nil when nothing is.
+func (h *Health) Validate() error {
+	var c checker
+	c.version(h.V)
+	c.that(h.Up >= 0, "up: %d", h.Up)
+	c.within("cpu", h.CPU, 0, 100)
+	c.within("mem", h.Mem, 0, 100)
+	c.that(h.RSS >= 0, "rss: %d", h.RSS)
+	if h.Temp != nil {
+		c.within("temp", *h.Temp, -60, 200)
+	}
+	c.within("disk", h.Disk, 0, 100)
+	c.that(h.Outbox >= 0, "outbox: %d", h.Outbox)
+	c.count("flags", len(h.Flags), 16)
+	for _, f := range h.Flags {
+		c.someText("flags", f, 64)
+	}
+	c.count("pipes", len(h.Pipes), MaxPipelines)
+	for _, name := range keys(h.Pipes) {
+		p := h.Pipes[name]
+		c.id("pipes", name)
+		c.within("pipes."+name+".fps", p.FPS, 0, 1e6)
+		c.within("pipes."+name+".p50", p.P50, 0, 1e12)
+		c.within("pipes."+name+".p99", p.P99, 0, 1e12)
+		c.text("pipes."+name+".deg", p.Degraded, 64)
+		c.count("pipes."+name+".drop", len(p.Dropped), 16)
+		for _, k := range keys(p.Dropped) {
+			c.id("pipes."+name+".drop", k)
+		}
+	}
+	return c.err
+}
+
+// Validate says what is wrong with the message, nil when nothing is. A mode that
+// a device does not know is its own business to refuse, for that pipeline alone.
+func (d *Desired) Validate() error {
+	var c checker
+	s := &d.Signed
+	c.version(s.V)
+	c.id("device", string(s.Device))
+	c.count("signatures", len(d.Signatures), 16)
+	c.count("pipelines", len(s.Pipelines), MaxPipelines)
+	for _, name := range keys(s.Pipelines) {
+		c.id("pipelines", name)
+		c.release("pipelines."+clip(name), s.Pipelines[name])
+	}
+	c.that(s.Config.HealthSeconds >= 0 && s.Config.HealthSeconds <= 86400, "config.health_seconds: %d is not within 0…86400", s.Config.HealthSeconds)
+	c.count("config.results", len(s.Config.Results), MaxPipelines)
+	for _, p := range s.Config.Results {
+		c.that(p == "*" || ValidID(p), "config.results: %q is not a pipeline", clip(p))
+	}
+	return c.err
+}
+
+func (c *checker) release(key string, r DesiredRelease) {
+	c.digest(key+".release", r.Release)
+	c.that(r.Length >= 1 && r.Length <= 1<<20, "%s.length: %d is not within 1…%d", key, r.Length, 1<<20)
+	c.id(key+".name", r.Name)
+	c.someText(key+".version", r.Version, 64)
+	c.id(key+".execution", r.Execution)
+	c.that(r.Attempt >= 0, "%s.attempt: %d", key, r.Attempt)
+	c.id(key+".mode", r.Mode)
+}
+
+// Validate says what is wrong with the message, nil when nothing is.
+func (r *Reported) Validate() error {
+	var c checker
+	c.version(r.V)
+	c.count("pipelines", len(r.Pipelines), MaxPipelines)
+	for _, name := range keys(r.Pipelines) {
+		c.id("pipelines", name)
+		p, key := r.Pipelines[name], "pipelines."+clip(name)
+		c.slot(key+".active", p.Active)
+		c.slot(key+".previous", p.Previous)
+		c.slot(key+".candidate", p.Candidate)
+		c.text(key+".accelerator", p.Accelerator, maxText)
+		c.optID(key+".execution", p.Execution)
+		c.that(p.State == "" || p.State.Valid(), "%s.state: %q is not a state", key, clip(string(p.State)))
+		c.fault(key+".fault", p.Fault)
+	}
+	c.count("quarantine", len(r.Quarantine), 64)
+	for _, q := range r.Quarantine {
+		c.digest("quarantine.release", q.Release)
+		c.that(q.Attempt >= 0, "quarantine.attempt: %d", q.Attempt)
+		c.text("quarantine.code", q.Code, 64)
+	}
+	c.fault("error", r.Error)
+	return c.err
+}
+
+// A slot of a local model has no release, only the file's hash.
+func (c *checker) slot(key string, s *ReportedSlot) {
+	if s == nil {
+		return
+	}
+	c.that(s.Release == "" || ValidDigest(string(s.Release)), "%s.release: %q is not a sha256", key, clip(string(s.Release)))
+	c.that(s.SHA256 == "" || ValidDigest(string(s.SHA256)), "%s.sha256: %q is not a sha256", key, clip(string(s.SHA256)))
+	c.text(key+".name", s.Name, maxText)
+	c.text(key+".version", s.Version, 64)
+}
+
+// Validate says what is wrong with the message, nil when nothing is.
+func (e *ExecStep) Validate() error {
+	var c checker
+	c.version(e.V)
+	c.someText("id", e.ID, maxText)
+	c.id("execution", e.Execution)
+	c.id("pipeline", e.Pipeline)
+	c.digest("release", e.Release)
+	c.that(e.N >= 0, "n: %d", e.N)
+	c.that(e.State.Valid(), "state: %q is not a state", clip(string(e.State)))
+	c.that(e.Done >= 0 && e.Total >= 0 && e.Done <= max(e.Total, e.Done), "done: %d of %d", e.Done, e.Total)
+	c.fault("fault", e.Fault)
+	return c.err
+}
+
+// Validate says what is wrong with the message, nil when nothing is.
+func (r *Result) Validate() error {
+	var c checker
+	c.version(r.V)
+	c.someText("id", r.ID, maxText)
+	c.id("pipe", r.Pipe)
+	c.text("name", r.Name, maxText)
+	c.text("model.name", r.Model.Name, maxText)
+	c.text("model.ver", r.Model.Ver, 64)
+	c.text("model.sha", r.Model.SHA, 64)
+	c.text("accel", r.Accel, maxText)
+	c.id("kind", r.Kind)
+	c.within("lat_ms.pre", r.LatMS.Pre, 0, 1e9)
+	c.within("lat_ms.inv", r.LatMS.Inv, 0, 1e9)
+	c.within("lat_ms.post", r.LatMS.Post, 0, 1e9)
+	c.count("items", len(r.Items), MaxItems)
+	for i := range r.Items {
+		c.text("items.label", r.Items[i].Label, maxText)
+	}
+	return c.err
+}
+
+// Validate says what is wrong with the message, nil when nothing is.
+func (l *Lost) Validate() error {
+	var c checker
+	c.version(l.V)
+	c.someText("id", l.ID, maxText)
+	c.id("lost.class", l.Lost.Class)
+	c.that(l.Lost.From >= 1 && l.Lost.From <= l.Lost.To, "lost: from %d to %d", l.Lost.From, l.Lost.To)
+	c.that(l.Seq == l.Lost.To, "seq: %d is not lost.to, %d", l.Seq, l.Lost.To)
+	c.id("lost.reason", l.Lost.Reason)
+	return c.err
+}
+
+// Validate says what is wrong with the message, nil when nothing is.
+func (g *BlockGet) Validate() error {
+	var c checker
+	c.version(g.V)
+	c.digest("sha", g.SHA)
+	c.that(g.From >= 0 && g.From < MaxBlocks, "from: %d is not within 0…%d", g.From, MaxBlocks-1)
+	c.that(len(g.Bits) >= 1 && len(g.Bits) <= MaxBlocks/8, "bits: %d bytes, limit %d", len(g.Bits), MaxBlocks/8)
+	c.that(g.Max >= 1 && g.Max <= MaxBlocks, "max: %d is not within 1…%d", g.Max, MaxBlocks)
+	return c.err
+}
