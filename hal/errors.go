@@ -34,6 +34,7 @@ const (
 	CodeEngine      Code = "E_ENGINE"       // no engine for this file, or it could not be started
 	CodeImage       Code = "E_IMAGE"        // picture cannot be decoded
 	CodeImageSize   Code = "E_IMAGE_SIZE"   // picture above the pixel limit
+	CodeConfig      Code = "E_CONFIG"       // configuration file
 )
 
 // An Error is an error with a code. Text is one line and says what to do.
