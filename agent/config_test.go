@@ -1,0 +1,200 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/covey-edge/covey/hal"
+)
+
+func TestTenLinesAreEnoughForAHome(t *testing.T) {
+	f, err := ParseFile("agent.yaml", "/etc/covey", []byte(`
+home:
+  broker: mqtt://192.168.1.10
+pipelines:
+  birds:
+    source: {type: folder, path: /srv/pictures, watch: true}
+    model: mobilenet.tflite
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := f.Pipelines[0]
+	if f.Home.Broker != "mqtt://192.168.1.10:1883" || p.Name != "birds" || p.Model != "/etc/covey/mobilenet.tflite" ||
+		p.Source.Path != "/srv/pictures" || !p.Source.Watch || p.Accelerator != hal.Auto || f.Data != DefaultData || f.Log != "info" {
+		t.Errorf("got %+v home %+v", f, f.Home)
+	}
+	id, err := f.DeviceName()
+	if err != nil && hal.CodeOf(err) != hal.CodeConfig || err == nil && id == "" {
+		t.Errorf("device name %q, %v", id, err)
+	}
+}
+
+func TestEveryKey(t *testing.T) {
+	f, err := ParseFile("agent.yaml", "/etc/covey", []byte(`
+device: porch-1
+data: state
+log: debug
+health_seconds: 30
+fleet: {enabled: true, url: "mqtts://fleet.example"}
+home: {broker: "mqtts://[fe80::1]", user: covey, password_file: home.pass, ca: ca.pem}
+pipelines:
+  b:
+    source: {type: synthetic, fps: 12.5, count: 10, width: 320, height: 240, live: true}
+    model: m.tflite
+    labels: l.txt
+    accelerator: external:libvx.so
+    threads: 2
+    threshold: 0.4
+    top: 3
+    deadline: 500ms
+    memory: 256MiB
+    durable: each
+  a: {source: {type: folder, path: p, loop: true, fps: 1}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Device != "porch-1" || f.Data != "/etc/covey/state" || f.Log != "debug" || f.HealthSeconds != 30 ||
+		f.Fleet != (FleetFile{URL: "mqtts://fleet.example:8883"}) ||
+		*f.Home != (HomeFile{Broker: "mqtts://[fe80::1]:8883", User: "covey", PasswordFile: "/etc/covey/home.pass", CA: "/etc/covey/ca.pem"}) {
+		t.Errorf("got %+v home %+v", f, f.Home)
+	}
+	want := PipelineFile{Name: "b", Source: SourceFile{Type: "synthetic", FPS: 12.5, Count: 10, Width: 320, Height: 240, Live: true},
+		Model: "/etc/covey/m.tflite", Labels: "/etc/covey/l.txt", Accelerator: "external:libvx.so", Threads: 2, Threshold: 0.4, Top: 3,
+		Deadline: 500 * time.Millisecond, Memory: 256 << 20, DurableEach: true}
+	if f.Pipelines[0] != want {
+		t.Errorf("got  %+v\nwant %+v", f.Pipelines[0], want)
+	}
+	if len(f.Pipelines) != 2 || f.Pipelines[1].Name != "a" {
+		t.Error("pipelines are not in the order of the file")
+	}
+}
+
+func TestMistakesSayWhereAndWhat(t *testing.T) {
+	pipe := func(s string) string { return "pipelines:\n  cam:\n    " + s + "\n" }
+	source := func(s string) string { return pipe("source: {" + s + "}") }
+	tests := []struct{ name, text, want string }{
+		{"unknown key", source("type: folder, path: p, fsp: 2"), `agent.yaml:3:37: "fsp" is not a key of a source of type folder, did you mean "fps"?`},
+		{"unknown key at the top", "pipeline: {}", `agent.yaml:1:1: "pipeline" is not a key of the configuration, did you mean "pipelines"?`},
+		{"nothing near", "zzzzzz: 1", `"zzzzzz" is not a key of the configuration`},
+		{"key of another type", source("type: folder, path: p, width: 3"), `"width" is not a key of a source of type folder`},
+		{"duplicate key", "device: a\ndevice: b", `agent.yaml:2:1: "device" again: it is already in line 1`},
+		{"duplicate pipeline", "pipelines:\n  a: {source: {type: synthetic}}\n  a: {source: {type: synthetic}}", `agent.yaml:3:3: "a" again: it is already in line 2`},
+		{"tab", "home:\n\tbroker: x", "agent.yaml:2:1: tab in the indentation: use spaces"},
+		{"not YAML", "a: [1", "agent.yaml:"},
+		{"two documents", "device: a\n---\ndevice: b", "a second document"},
+		{"a list", "- a", "agent.yaml:1:1: the configuration: want keys and values, got a list"},
+		{"alias", "device: &a x\nlog: *a", "an alias, which is not supported"},
+		{"no value", "device:", `agent.yaml:1:1: "device" has no value`},
+		{"bad id", "device: Front Door", `"Front Door" is not a name: 1 to 32 of a-z, 0-9 and -, did you mean "front-door"?`},
+		{"bad pipeline", "pipelines: {Cam_1: {source: {type: synthetic}}}", `did you mean "cam-1"?`},
+		{"negative fps", source("type: synthetic, fps: -3"), "agent.yaml:3:36: -3 is not a number within 0.001 and 1000"},
+		{"NaN", source("type: synthetic, fps: .nan"), "is not a number within"},
+		{"text for a number", source("type: synthetic, fps: fast"), `want a number, got "fast"`},
+		{"yes for true", source("type: folder, path: p, loop: yes"), `want true or false, got "yes"`},
+		{"port", "home: {broker: 'mqtt://h:70000'}", "agent.yaml:1:16: port 70000 is not within 1 and 65535"},
+		{"scheme", "home: {broker: 'tcp://h:1'}", `"tcp" is not one of mqtt, mqtts, ws, wss`},
+		{"no host", "home: {broker: '192.168.1.10:1883'}", "is not the URL of a broker, as in mqtt://192.168.1.10:1883"},
+		{"plain fleet link", "fleet: {url: 'mqtt://h'}", `"mqtt" is not one of mqtts, wss`},
+		{"password in the URL", "home: {broker: 'mqtt://u:hunter2@h'}", "use the keys user and password_file"},
+		{"home without broker", "home: {user: u}", "home needs a broker"},
+		{"password without user", "home: {broker: 'mqtt://h', password_file: p}", "no user"},
+		{"no source", pipe("model: m.tflite"), `agent.yaml:2:3: pipeline cam needs a source`},
+		{"source without type", source("path: p"), "source needs a type: folder or synthetic"},
+		{"source of no known type", source("type: fodler"), `"fodler" is not one of folder, synthetic, did you mean "folder"?`},
+		{"folder without path", source("type: folder"), "a source of type folder needs a path"},
+		{"loop and watch", source("type: folder, path: p, loop: true, watch: true"), "either looped or watched"},
+		{"live without fps", source("type: synthetic, live: true"), "a live source needs fps"},
+		{"duration without unit", pipe("deadline: 500"), `want a duration with its unit, as in "500ms", got the number 500`},
+		{"duration", pipe("deadline: 5 s"), `"5 s" is not a duration within 1ms and 1h0m0s`},
+		{"size without unit", pipe("memory: 1000000"), `want a size with its unit, as in "256MB"`},
+		{"size too large", pipe("memory: 99999999999GiB"), "is not a size"},
+		{"size too small", pipe("memory: 1kB"), "is not a size of at least 16 MiB"},
+		{"threshold", pipe("threshold: 40"), "40 is not a number within 1e-06 and 1"},
+		{"accelerator", pipe("accelerator: xnpack"), `did you mean "xnnpack"?`},
+		{"health", "health_seconds: 1", "1 is not a whole number within 5 and 86400"},
+		{"no model can come", "fleet: {enabled: false}\n" + source("type: synthetic"), "pipeline cam has no model"},
+		{"control character", `data: "a\0b"`, "text holds a control character"},
+		{"too long", "# " + strings.Repeat("x", maxConfig), "longer than 256 KiB"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := ParseFile("agent.yaml", "/etc/covey", []byte(tt.text))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if got := err.Error(); !strings.Contains(got, tt.want) || !strings.HasPrefix(got, "E_CONFIG: agent.yaml:") {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Error("the error shows a password")
+			}
+		})
+	}
+}
+
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
+	_, err := ParseFile("agent.yaml", "/", []byte("devic: a\nlog: loud\nhealth_seconds: x\n"))
+	var all interface{ Unwrap() []error }
+	if !errors.As(err, &all) || len(all.Unwrap()) != 3 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPasswordFile(t *testing.T) {
+	dir := t.TempDir()
+	config, secret := filepath.Join(dir, "agent.yaml"), filepath.Join(dir, "home.pass")
+	write := func(path, text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(config, "home: {broker: 'mqtt://h', user: u, password_file: home.pass}\n", 0o644)
+	if _, err := ReadFile(config); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("absent: got %v", err)
+	}
+	write(secret, "hunter2\n", 0o644)
+	if _, err := ReadFile(config); err == nil || !strings.Contains(err.Error(), "agent.yaml:1:52: "+secret+" can be read by everyone: chmod 600 "+secret) {
+		t.Errorf("world-readable: got %v", err)
+	}
+	write(secret, "hunter2\n", 0o600)
+	f, err := ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pw, err := f.Home.Password(); pw != "hunter2" || err != nil {
+		t.Errorf("got %q, %v", pw, err)
+	}
+	if _, err := ReadFile(filepath.Join(dir, "absent.yaml")); hal.CodeOf(err) != hal.CodeConfig {
+		t.Errorf("no configuration: got %v", err)
+	}
+}
+
+func FuzzParseFile(f *testing.F) {
+	f.Add([]byte("home: {broker: 'mqtt://h'}\npipelines: {a: {source: {type: synthetic, fps: 1}}}"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("? {}: {}"))
+	f.Add([]byte("home:\n\tx: !!binary aGk="))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file, err := ParseFile("f", "/etc/covey", b)
+		if (file == nil) == (err == nil) {
+			t.Fatal("want a file or an error")
+		}
+		if err != nil {
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				if len(line) > 1<<10 {
+					t.Fatalf("a line of %d bytes", len(line))
+				}
+			}
+		}
+	})
+}
