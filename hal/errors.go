@@ -34,7 +34,24 @@ const (
 	CodeEngine      Code = "E_ENGINE"       // no engine for this file, or it could not be started
 	CodeImage       Code = "E_IMAGE"        // picture cannot be decoded
 	CodeImageSize   Code = "E_IMAGE_SIZE"   // picture above the pixel limit
-	CodeConfig      Code = "E_CONFIG"       // configuration file
+	CodeZip         Code = "E_ZIP"          // archive packed behind a model is broken or above a limit
+
+	CodePath         Code = "E_PATH"          // illegal file name
+	CodeJSON         Code = "E_JSON"          // not the JSON that was expected
+	CodeManifest     Code = "E_MANIFEST"      // a release that contradicts itself
+	CodeDiskFull     Code = "E_DISK_FULL"     // not enough free space
+	CodeDiskRO       Code = "E_DISK_RO"       // file system is read-only
+	CodeDiskIO       Code = "E_DISK_IO"       // the disk gave an input/output error
+	CodeStateCorrupt Code = "E_STATE_CORRUPT" // state file broken; set aside
+	CodeStateNewer   Code = "E_STATE_NEWER"   // state file of a later version
+	CodeFetch        Code = "E_FETCH"         // a file cannot be had from the controller
+	CodeQuarantined  Code = "E_QUARANTINED"   // failed here before, and attempt did not rise
+	CodePipeline     Code = "E_PIPELINE"      // no such pipeline here, or its model is pinned
+	CodeRollback     Code = "E_ROLLBACK"      // older than what was taken in before
+	CodeTarget       Code = "E_TARGET"        // addressed to another device
+	CodeExpired      Code = "E_EXPIRED"       // past its time
+	CodeUnknown      Code = "E_UNKNOWN"       // an error without a code of its own
+	CodeConfig       Code = "E_CONFIG"        // configuration file
 )
 
 // An Error is an error with a code. Text is one line and says what to do.
