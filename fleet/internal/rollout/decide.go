@@ -1,0 +1,143 @@
+package rollout
+
+import (
+	"fmt"
+
+	"github.com/covey-edge/covey/fleet/wire"
+)
+
+// Codes of faults that the controller finds by itself; the device's own are in
+// package hal.
+const (
+	CodePipeline = "E_PIPELINE" // the device has no such pipeline
+	CodePinned   = "E_PINNED"   // the device's own configuration names the model
+	CodeRevoked  = "E_REVOKED"  // the device may no longer connect
+	CodeVariant  = "E_VARIANT"  // no file of the release runs on this board
+	CodeDigest   = "E_DIGEST"   // the device says done, and runs something else
+	CodeDesired  = "E_DESIRED"  // the device did not accept its desired document
+)
+
+// A Move is what Next asks for.
+type Move int
+
+const (
+	Wait  Move = iota // for devices
+	Order             // write the execution into its device's desired document
+	Drop              // cancel an execution that was never ordered
+	Undo              // cancel an execution and put back what the device was asked for before
+	Close             // every execution is over: the rollout is completed
+)
+
+// Next says what a rollout should do now, and for which of its executions (an
+// index into xs; -1 where the move is about none). Asked again after each move,
+// it ends with Wait.
+func Next(r Rollout, xs []Execution) (Move, int) {
+	open := false
+	for i, x := range xs {
+		if x.State.Terminal() {
+			continue
+		}
+		open = true
+		switch {
+		case r.State == wire.RolloutRunning && x.Rev == 0:
+			return Order, i
+		case r.State == wire.RolloutAborted && x.Rev == 0:
+			return Drop, i
+		case r.State == wire.RolloutAborted:
+			return Undo, i
+		}
+	}
+	if r.State == wire.RolloutRunning && !open {
+		return Close, -1
+	}
+	return Wait, -1
+}
+
+// Step is x after a device's execution step. Steps are hints: they come late,
+// twice and out of order, and none of them makes a success; Reported does.
+func Step(r Rollout, x Execution, s wire.ExecStep) Execution {
+	if s.Execution != x.ID || s.N <= x.N || s.Release != r.Release.Digest || x.State.Terminal() || !s.State.Valid() {
+		return x
+	}
+	x.N, x.Done, x.Total = s.N, s.Done, s.Total
+	if s.State == wire.Succeeded || s.State == wire.AlreadyInstalled {
+		return x
+	}
+	x.State, x.Fault = s.State, s.Fault
+	return x
+}
+
+// Reported is x after what a device reported, which is the truth. An execution
+// succeeded when the device says so and runs the desired digest. What is over
+// stays over, unless the device says otherwise of this very execution.
+func Reported(r Rollout, x Execution, rep wire.Reported) Execution {
+	p, ok := rep.Pipelines[r.Pipeline]
+	if ok && p.Execution == x.ID {
+		return reportedSelf(r, x, p)
+	}
+	if x.Rev == 0 || rep.Rev < x.Rev || x.State.Terminal() {
+		return x
+	}
+	switch {
+	case rep.Error != nil:
+		return reject(x, CodeDesired, rep.Error.Code+": "+rep.Error.Text)
+	case !ok:
+		return reject(x, CodePipeline, fmt.Sprintf("the device has no pipeline %s", r.Pipeline))
+	case p.Pinned:
+		return reject(x, CodePinned, fmt.Sprintf("the device's own configuration names the model of %s", r.Pipeline))
+	}
+	return x
+}
+
+func reportedSelf(r Rollout, x Execution, p wire.ReportedPipeline) Execution {
+	if !p.State.Valid() || x.State.Terminal() && !p.State.Terminal() {
+		return x
+	}
+	x.State, x.Fault = p.State, p.Fault
+	if p.State != wire.Succeeded && p.State != wire.AlreadyInstalled {
+		return x
+	}
+	if p.Active == nil || p.Active.Release != r.Release.Digest {
+		runs := "nothing"
+		if p.Active != nil {
+			runs = p.Active.Name + "@" + p.Active.Version + " (" + p.Active.Release.Short() + ")"
+		}
+		x.State = wire.Failed
+		x.Fault = &wire.Fault{Code: CodeDigest, Text: fmt.Sprintf("the device says %s, but runs %s", p.State, runs)}
+	}
+	return x
+}
+
+func reject(x Execution, code, text string) Execution {
+	x.State, x.Fault = wire.Rejected, &wire.Fault{Code: code, Text: text}
+	return x
+}
+
+// attempt is the number under which a device is asked for a release: one more
+// than the attempt that failed or was quarantined there, else as before, else 1.
+func attempt(pipeline string, digest wire.Digest, wish *wire.DesiredRelease, rep *wire.Reported) int {
+	n := 1
+	if wish != nil && wish.Release == digest {
+		n = max(n, wish.Attempt)
+	}
+	if rep == nil {
+		return n
+	}
+	if p := rep.Pipelines[pipeline]; wish != nil && wish.Release == digest && p.Execution == wish.Execution && p.State.Terminal() && p.State.Word() == "failed" {
+		n = max(n, wish.Attempt+1)
+	}
+	for _, q := range rep.Quarantine {
+		if q.Release == digest {
+			n = max(n, q.Attempt+1)
+		}
+	}
+	return n
+}
+
+// wish is the entry of the desired document that asks for an execution.
+func wish(r Rollout, x Execution) wire.DesiredRelease {
+	return wire.DesiredRelease{
+		Release: r.Release.Digest, Length: r.Release.Length, Name: r.Release.Name, Version: r.Release.Version,
+		Execution: x.ID, Attempt: x.Attempt, Mode: wire.ModeActivate,
+	}
+}
