@@ -1,0 +1,192 @@
+// Package scripts tests what the scripts beside it make, and that the documents
+// say what the programs do.
+package scripts
+
+import (
+	"debug/elf"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	maxAgent = 12 << 20 // bytes of the stripped agent
+	sysroot  = "/usr/aarch64-linux-gnu"
+)
+
+func TestArm64(t *testing.T) {
+	image := buildImage(t)
+	t.Run("dockerfile", func(t *testing.T) { checkDockerfile(t, image) })
+	t.Run("files", func(t *testing.T) { checkFiles(t, image) })
+	t.Run("programs", func(t *testing.T) { checkPrograms(t, image) })
+}
+
+// checkDockerfile holds Dockerfile.arm64 against scripts/arm64: it builds with that
+// script alone, and every path of the final stage is one that the script makes.
+func checkDockerfile(t *testing.T, image string) {
+	steps := dockerfile(t)
+	var runs []string
+	for _, s := range steps {
+		if s[0] == "RUN" {
+			runs = append(runs, s[1])
+		}
+	}
+	if len(runs) != 2 || !strings.HasPrefix(runs[0], "apt-get update && apt-get install") || runs[1] != "scripts/arm64 /image" {
+		t.Errorf("the build stage does more than installing compilers and running scripts/arm64: %q", runs)
+	}
+
+	final := steps[slices.IndexFunc(steps, func(s [2]string) bool {
+		return s[0] == "FROM" && strings.Contains(s[1], "--platform=linux/arm64")
+	}):]
+	copied := regexp.MustCompile(`--from=build .*?/image(/\S+) (/\S+)$`)
+	for _, s := range final {
+		switch s[0] {
+		case "COPY":
+			m := copied.FindStringSubmatch(s[1])
+			if m == nil || m[1] != m[2] {
+				t.Errorf("COPY %s: want /image/x to /x", s[1])
+			} else if _, err := os.Stat(image + m[1]); err != nil {
+				t.Errorf("COPY %s: scripts/arm64 makes no such folder", s[1])
+			}
+		case "ENTRYPOINT":
+			program := strings.Trim(s[1], `[]"`)
+			if _, err := os.Stat(image + program); err != nil {
+				t.Errorf("ENTRYPOINT %s: not in the image", program)
+			}
+		case "RUN":
+			t.Errorf("RUN %s: the final stage would need emulation", s[1])
+		}
+	}
+	for _, want := range [][2]string{{"USER", "nonroot"}, {"VOLUME", "/var/lib/covey"}} {
+		if !slices.Contains(final, want) {
+			t.Errorf("the final stage lacks %s %s", want[0], want[1])
+		}
+	}
+}
+
+// dockerfile is the instructions of Dockerfile.arm64 with their arguments.
+func dockerfile(t *testing.T) (steps [][2]string) {
+	t.Helper()
+	text, err := os.ReadFile("../Dockerfile.arm64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := strings.ReplaceAll(string(text), "\\\n", " ")
+	for line := range strings.Lines(joined) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		word, rest, _ := strings.Cut(line, " ")
+		steps = append(steps, [2]string{word, strings.TrimSpace(rest)})
+	}
+	return steps
+}
+
+// checkFiles looks at what scripts/arm64 made: the right machine, no library that
+// the base image lacks, sizes.
+func checkFiles(t *testing.T, image string) {
+	agent := image + "/opt/covey/covey-agent"
+	runner := image + "/opt/covey/covey-runner-tflite"
+	runtime := image + "/opt/covey/lib/libtensorflowlite_c.so"
+
+	if libs := needed(t, agent); len(libs) > 0 {
+		t.Errorf("the agent needs %v: it must be static", libs)
+	}
+	if info, err := os.Stat(agent); err != nil || info.Size() > maxAgent {
+		t.Errorf("the agent is %d bytes, limit %d", info.Size(), maxAgent)
+	} else {
+		t.Logf("agent: %.1f MB", float64(info.Size())/1e6)
+	}
+
+	base := []string{"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libstdc++.so.6", "libgcc_s.so.1", "ld-linux-aarch64.so.1"}
+	for _, file := range []string{runner, runtime} {
+		for _, lib := range needed(t, file) {
+			if lib != "libtensorflowlite_c.so" && !slices.Contains(base, lib) {
+				t.Errorf("%s needs %s, which the base image does not have", filepath.Base(file), lib)
+			}
+		}
+	}
+	if !slices.Contains(needed(t, runner), "libtensorflowlite_c.so") {
+		t.Error("the runner is not linked with the runtime")
+	}
+	if path := runpath(t, runner); !strings.Contains(path, "$ORIGIN/lib") {
+		t.Errorf("the runner looks for its runtime in %q, not beside itself", path)
+	}
+}
+
+// checkPrograms starts both programs under emulation.
+func checkPrograms(t *testing.T, image string) {
+	qemu, err := exec.LookPath("qemu-aarch64-static")
+	if err != nil {
+		t.Skip("qemu-aarch64-static is not here (apt-get install qemu-user-static)")
+	}
+	if _, err := os.Stat(sysroot + "/lib/libstdc++.so.6"); err != nil {
+		t.Skip("no arm64 libraries here (apt-get install libstdc++6-arm64-cross)")
+	}
+	folder := image + "/opt/covey/"
+	for _, c := range [][]string{{"covey-agent", "version"}, {"covey-runner-tflite", "--version"}} {
+		out, err := exec.Command(qemu, "-L", sysroot, folder+c[0], c[1]).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s %s: %v: %s", c[0], c[1], err, out)
+			continue
+		}
+		t.Logf("%s: %s", c[0], strings.TrimSpace(string(out)))
+		if c[0] == "covey-runner-tflite" && !strings.Contains(string(out), "2.17.1") {
+			t.Errorf("the runner does not speak of TFLite 2.17.1: %s", out)
+		}
+	}
+}
+
+// buildImage runs scripts/arm64 into a folder of the test's.
+func buildImage(t *testing.T) string {
+	t.Helper()
+	if _, err := exec.LookPath("aarch64-linux-gnu-gcc"); err != nil {
+		t.Skip("no cross compiler here (apt-get install gcc-aarch64-linux-gnu)")
+	}
+	out := t.TempDir()
+	cmd := exec.Command("./arm64", out)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("scripts/arm64: %v\n%s", err, text)
+	}
+	return out
+}
+
+// needed is the libraries of an arm64 ELF file.
+func needed(t *testing.T, path string) []string {
+	t.Helper()
+	f := open(t, path)
+	defer f.Close()
+	libs, err := f.ImportedLibraries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return libs
+}
+
+func runpath(t *testing.T, path string) string {
+	t.Helper()
+	f := open(t, path)
+	defer f.Close()
+	dirs, err := f.DynString(elf.DT_RUNPATH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(dirs, ":")
+}
+
+func open(t *testing.T, path string) *elf.File {
+	t.Helper()
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Machine != elf.EM_AARCH64 {
+		t.Errorf("%s is for %v", path, f.Machine)
+	}
+	return f
+}
