@@ -207,17 +207,7 @@ func EachFrom[T any](tx *Tx, bucket, prefix, from string, fn func(key string, v 
 }
 
 // First is the first key that begins with prefix, "" when there is none.
-func First(tx *Tx, bucket, prefix string) string {
-	b := tx.tx.Bucket([]byte(bucket))
-	if b == nil {
-		return ""
-	}
-	k, _ := b.Cursor().Seek([]byte(prefix))
-	if !strings.HasPrefix(string(k), prefix) {
-		return ""
-	}
-	return string(k)
-}
+func First(tx *Tx, bucket, prefix string) string { return After(tx, bucket, prefix, prefix) }
 
 // Last is the last key that begins with prefix, "" when there is none. Keys are
 // ASCII.
@@ -233,6 +223,20 @@ func Last(tx *Tx, bucket, prefix string) string {
 	} else {
 		k, _ = c.Prev()
 	}
+	if !strings.HasPrefix(string(k), prefix) {
+		return ""
+	}
+	return string(k)
+}
+
+// After is the first key at from or behind it that begins with prefix; "" when
+// there is none.
+func After(tx *Tx, bucket, prefix, from string) string {
+	b := tx.tx.Bucket([]byte(bucket))
+	if b == nil {
+		return ""
+	}
+	k, _ := b.Cursor().Seek([]byte(from))
 	if !strings.HasPrefix(string(k), prefix) {
 		return ""
 	}

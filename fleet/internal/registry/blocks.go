@@ -1,0 +1,234 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/release"
+	"github.com/covey-edge/covey/fleet/wire"
+)
+
+const (
+	maxAnswer    = 64  // blocks sent for one request
+	maxWaiting   = 256 // requests of all devices
+	maxOfOne     = 8   // requests of one device
+	blockWorkers = 4
+	maxManifests = 256 // whose files are remembered
+)
+
+// Blobs is where the files of releases lie.
+type Blobs interface {
+	Open(sha wire.Digest) (blob.File, error)
+	Read(sha wire.Digest, max int64) ([]byte, error)
+}
+
+// blocks answers requests for blocks of those blobs that a device was told to
+// want. Requests are hints: one that is dropped is asked again.
+type blocks struct {
+	r     *Registry
+	queue chan blockRequest // few, so that an answer is not older than its question
+
+	mu        sync.Mutex
+	waiting   map[wire.DeviceID]int
+	manifests map[wire.Digest][]wire.Digest // of a release → its files
+
+	zip               *zstd.Encoder // EncodeAll may be called by many goroutines
+	sent, bytes, late atomic.Uint64
+}
+
+type blockRequest struct {
+	id  wire.DeviceID
+	get wire.BlockGet
+}
+
+func newBlocks(r *Registry) *blocks {
+	zip, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(blockWorkers), zstd.WithEncoderCRC(false))
+	if err != nil {
+		panic(err) // only for options that do not exist
+	}
+	return &blocks{
+		r: r, zip: zip,
+		queue:     make(chan blockRequest, maxWaiting),
+		waiting:   map[wire.DeviceID]int{},
+		manifests: map[wire.Digest][]wire.Digest{},
+	}
+}
+
+// Run answers requests for blocks until ctx ends.
+func (r *Registry) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for range blockWorkers {
+		g.Go(func() error {
+			r.blocks.work(ctx)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// ask queues a request, or drops it when too many wait.
+func (b *blocks) ask(id wire.DeviceID, payload []byte) error {
+	get, err := decode[wire.BlockGet](payload, wire.MaxHealth)
+	if err != nil {
+		return err
+	}
+	if !wire.ValidDigest(string(get.SHA)) || get.From < 0 || get.From > blob.MaxLength/wire.BlockSize || get.Max < 1 {
+		return fmt.Errorf("%w: asks for %d blocks from %d of %q", errBad, get.Max, get.From, get.SHA)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waiting[id] >= maxOfOne {
+		b.late.Add(1)
+		return nil
+	}
+	select {
+	case b.queue <- blockRequest{id, get}:
+		b.waiting[id]++
+	default:
+		b.late.Add(1)
+	}
+	return nil
+}
+
+func (b *blocks) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case q := <-b.queue:
+			b.mu.Lock()
+			if b.waiting[q.id]--; b.waiting[q.id] == 0 {
+				delete(b.waiting, q.id)
+			}
+			b.mu.Unlock()
+			if err := b.answer(ctx, q); err != nil {
+				b.r.cfg.Log.Warn().Str("device", string(q.id)).Str("blob", q.get.SHA.Short()).Err(err).Msg("blocks not sent")
+			}
+		}
+	}
+}
+
+// answer sends the wanted blocks, or says why there are none.
+func (b *blocks) answer(ctx context.Context, q blockRequest) error {
+	topics := wire.Device{Root: b.r.cfg.Root, ID: q.id}
+	ok, err := b.allowed(q.id, q.get.SHA)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return b.gone(topics, q.get, "this device is not asked to have this file")
+	}
+	f, err := b.r.cfg.Blobs.Open(q.get.SHA)
+	if err != nil {
+		return errors.Join(err, b.gone(topics, q.get, "the controller does not have this file any more"))
+	}
+	defer f.Close()
+	left := min(q.get.Max, maxAnswer)
+	wanted := blob.Bitmap(q.get.Bits)
+	buf := make([]byte, wire.BlockSize)
+	for i := 0; i < len(q.get.Bits)*8 && left > 0 && ctx.Err() == nil; i++ {
+		if !wanted.Has(i) {
+			continue
+		}
+		n, err := f.ReadAt(buf, int64(q.get.From+i)*wire.BlockSize)
+		if n == 0 {
+			return b.gone(topics, q.get, "the file has no such block")
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if err := b.send(topics.Block(q.get.SHA, q.get.From+i), buf[:n]); err != nil {
+			return err
+		}
+		left--
+	}
+	return nil
+}
+
+// send publishes a block, compressed where that makes it a tenth smaller.
+func (b *blocks) send(topic string, data []byte) error {
+	out := make([]byte, 1, len(data)+64)
+	out[0] = wire.BlockZstd
+	if out = b.zip.EncodeAll(data, out); len(out) > len(data)*9/10 {
+		out = append(append(out[:0], wire.BlockRaw), data...)
+	}
+	b.sent.Add(1)
+	b.bytes.Add(uint64(len(data)))
+	return b.r.broker.Publish(wire.Message{Topic: topic, Payload: out})
+}
+
+func (b *blocks) gone(topics wire.Device, get wire.BlockGet, why string) error {
+	return b.r.broker.Publish(wire.Message{Topic: topics.Block(get.SHA, get.From), Payload: append([]byte{wire.BlockGone}, why...)})
+}
+
+// allowed says whether a device is asked to have a file: the manifest of a
+// release that is desired of it, or a file that such a manifest names.
+func (b *blocks) allowed(id wire.DeviceID, sha wire.Digest) (bool, error) {
+	doc, err := b.r.Desired(id)
+	if err != nil {
+		return false, err
+	}
+	for _, rel := range doc.Pipelines {
+		if rel.Release == sha {
+			return true, nil
+		}
+		files, ferr := b.files(rel.Release)
+		if slices.Contains(files, sha) {
+			return true, nil
+		}
+		err = errors.Join(err, ferr)
+	}
+	return false, err
+}
+
+// files are those that the manifest of a release names. A manifest never changes.
+func (b *blocks) files(digest wire.Digest) ([]wire.Digest, error) {
+	b.mu.Lock()
+	list, ok := b.manifests[digest]
+	b.mu.Unlock()
+	if ok {
+		return list, nil
+	}
+	body, err := b.r.cfg.Blobs.Read(digest, release.MaxManifest)
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", digest.Short(), err)
+	}
+	var m release.Manifest // was checked when it was pushed, and is what its hash says
+	if err := json.Unmarshal(body, &m); err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", digest.Short(), err)
+	}
+	for _, f := range filesOf(m) {
+		list = append(list, wire.Digest(f.SHA256))
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.manifests) >= maxManifests {
+		clear(b.manifests)
+	}
+	b.manifests[digest] = list
+	return list, nil
+}
+
+func filesOf(m release.Manifest) (list []release.File) {
+	if m.Labels != nil {
+		list = append(list, *m.Labels)
+	}
+	for _, v := range m.Variants {
+		list = append(list, v.File)
+	}
+	for _, g := range m.Golden {
+		list = append(list, g.Inputs...)
+		list = append(list, g.Outputs...)
+	}
+	return list
+}

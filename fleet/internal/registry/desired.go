@@ -1,0 +1,147 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/covey-edge/covey/fleet/internal/store"
+	"github.com/covey-edge/covey/fleet/wire"
+)
+
+// Desired is what is wanted of a device. A device that nothing was wanted of yet
+// has revision 0.
+func (r *Registry) Desired(id wire.DeviceID) (d wire.DesiredSigned, err error) {
+	err = r.db.View(func(tx *store.Tx) error {
+		d, err = r.DesiredTx(tx, id)
+		return err
+	})
+	return d, err
+}
+
+// DesiredTx is Desired within a transaction.
+func (r *Registry) DesiredTx(tx *store.Tx, id wire.DeviceID) (wire.DesiredSigned, error) {
+	doc, err := store.Get[wire.Desired](tx, bucketDesired, string(id))
+	if errors.Is(err, store.ErrNotFound) {
+		doc.Signed = wire.DesiredSigned{V: wire.Version, Device: id, Pipelines: map[string]wire.DesiredRelease{}}
+		err = nil
+	}
+	return doc.Signed, err
+}
+
+// UpdateDesired changes what is wanted of a device, in the caller's transaction:
+// fn works on the current document, whose revision is already the next one. When
+// the transaction commits, the document goes out, retained. ErrNotFound for a
+// device that is not here or revoked.
+func (r *Registry) UpdateDesired(tx *store.Tx, id wire.DeviceID, fn func(*wire.DesiredSigned) error) (wire.DesiredSigned, error) {
+	var none wire.DesiredSigned
+	dev, err := store.Get[Device](tx, bucketDevice, string(id))
+	if errors.Is(err, store.ErrNotFound) || err == nil && !dev.Revoked.IsZero() {
+		return none, fmt.Errorf("desired of %q: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return none, err
+	}
+	doc, err := r.DesiredTx(tx, id)
+	if err != nil {
+		return none, err
+	}
+	// Revisions go on after a device was revoked and joined again: its agent may
+	// still know the old ones.
+	last, err := store.Get[uint64](tx, bucketRev, string(id))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return none, err
+	}
+	doc.Rev = max(doc.Rev, last) + 1
+	if err := fn(&doc); err != nil {
+		return none, fmt.Errorf("desired of %q: %w", id, err)
+	}
+	if err := r.putDesired(tx, id, doc); err != nil {
+		return none, fmt.Errorf("desired of %q: %w", id, err)
+	}
+	tx.OnCommit(func() {
+		if err := r.publishDesired(id); err != nil {
+			r.cfg.Log.Error().Err(err).Str("device", string(id)).Msg("publish desired")
+		}
+		r.watch.send(Event{Kind: EventDesired, Device: id})
+	})
+	return doc, nil
+}
+
+// ChangeDesired is UpdateDesired in a transaction of its own.
+func (r *Registry) ChangeDesired(id wire.DeviceID, fn func(*wire.DesiredSigned) error) (doc wire.DesiredSigned, err error) {
+	err = r.db.Update(func(tx *store.Tx) error {
+		doc, err = r.UpdateDesired(tx, id, fn)
+		return err
+	})
+	return doc, err
+}
+
+// bucketRev holds the last revision of a device for good: id → uint64.
+const bucketRev = "reg.rev"
+
+func (r *Registry) putDesired(tx *store.Tx, id wire.DeviceID, signed wire.DesiredSigned) error {
+	doc := wire.Desired{Signed: signed, Signatures: []json.RawMessage{}}
+	body, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	if len(body) > wire.MaxDesired {
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrInvalid, len(body), wire.MaxDesired)
+	}
+	for pipeline, rel := range signed.Pipelines {
+		if rel.Execution == "" {
+			continue
+		}
+		if !wire.ValidID(rel.Execution) {
+			return fmt.Errorf("%w: execution %q of pipeline %q", ErrInvalid, rel.Execution, pipeline)
+		}
+		if err := store.Put(tx, bucketExecution, execKey(id, rel.Execution), execRecord{pipeline}); err != nil {
+			return err
+		}
+	}
+	if err := store.Put(tx, bucketRev, string(id), signed.Rev); err != nil {
+		return err
+	}
+	return store.Put(tx, bucketDesired, string(id), doc)
+}
+
+// publishDesired sends the stored document, or clears the retained one when there
+// is none. Reading it here, one at a time, makes the last one sent the newest.
+func (r *Registry) publishDesired(id wire.DeviceID) error {
+	r.publishing.Lock()
+	defer r.publishing.Unlock()
+	var payload []byte
+	err := r.db.View(func(tx *store.Tx) error {
+		doc, err := store.Get[wire.Desired](tx, bucketDesired, string(id))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		payload, err = json.Marshal(doc)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	topic := wire.Device{Root: r.cfg.Root, ID: id}.Desired()
+	return r.broker.Publish(wire.Message{Topic: topic, Payload: payload, QoS: 1, Retain: true})
+}
+
+// PublishAll sends every desired document: the broker keeps them in memory only,
+// so this is done at each start, before the broker lets anybody in.
+func (r *Registry) PublishAll() error {
+	var ids []wire.DeviceID
+	err := r.db.View(func(tx *store.Tx) error {
+		return store.Each(tx, bucketDesired, "", func(id string, _ json.RawMessage) error {
+			ids = append(ids, wire.DeviceID(id))
+			return nil
+		})
+	})
+	for _, id := range ids {
+		err = errors.Join(err, r.publishDesired(id))
+	}
+	return err
+}
