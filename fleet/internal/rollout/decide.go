@@ -17,40 +17,41 @@ const (
 	CodeDesired  = "E_DESIRED"  // the device did not accept its desired document
 )
 
-// A Move is what Next asks for.
-type Move int
+// A Move is one thing that Next asks for, about one execution (an index).
+type Move struct {
+	Kind      MoveKind
+	Execution int
+}
+
+// A MoveKind says what to do.
+type MoveKind int
 
 const (
-	Wait  Move = iota // for devices
-	Order             // write the execution into its device's desired document
-	Drop              // cancel an execution that was never ordered
-	Undo              // cancel an execution and put back what the device was asked for before
-	Close             // every execution is over: the rollout is completed
+	Order MoveKind = iota // write the execution into its device's desired document
+	Drop                  // cancel an execution that was never ordered
+	Undo                  // cancel an execution and put back what the device was asked for before
 )
 
-// Next says what a rollout should do now, and for which of its executions (an
-// index into xs; -1 where the move is about none). Asked again after each move,
-// it ends with Wait.
-func Next(r Rollout, xs []Execution) (Move, int) {
-	open := false
+// Next says what a rollout should do now, and whether every execution is over.
+// Without a move and not over, it waits for devices. It is asked again after
+// every change and after a restart, so moves need not be remembered.
+func Next(r Rollout, xs []Execution) (moves []Move, over bool) {
+	over = true
 	for i, x := range xs {
 		if x.State.Terminal() {
 			continue
 		}
-		open = true
+		over = false
 		switch {
 		case r.State == wire.RolloutRunning && x.Rev == 0:
-			return Order, i
+			moves = append(moves, Move{Order, i})
 		case r.State == wire.RolloutAborted && x.Rev == 0:
-			return Drop, i
+			moves = append(moves, Move{Drop, i})
 		case r.State == wire.RolloutAborted:
-			return Undo, i
+			moves = append(moves, Move{Undo, i})
 		}
 	}
-	if r.State == wire.RolloutRunning && !open {
-		return Close, -1
-	}
-	return Wait, -1
+	return moves, over
 }
 
 // Step is x after a device's execution step. Steps are hints: they come late,

@@ -24,6 +24,9 @@ type Rollout struct {
 	State    wire.RolloutState `json:"state"`
 	Created  time.Time         `json:"created"`
 	Ended    time.Time         `json:"ended,omitzero"`
+	Devices  int               `json:"devices"`
+	// Counts is how many executions stand in each state.
+	Counts map[wire.ExecState]int `json:"counts"`
 }
 
 // Over says whether nothing more will happen in this state.
@@ -53,7 +56,6 @@ type Execution struct {
 	Fault   *wire.Fault    `json:"fault,omitempty"`
 	Updated time.Time      `json:"updated"`
 	Before  *Before        `json:"before,omitempty"` // what to go back to when the rollout is aborted
-	Seq     uint64         `json:"-"`                // of the change that made it so, within this process
 }
 
 // Before is the wish that an execution replaced. Wish is nil when there was none.
@@ -61,8 +63,8 @@ type Before struct {
 	Wish *wire.DesiredRelease `json:"wish,omitempty"`
 }
 
-// Count is how many executions stand in each state.
-func Count(xs []Execution) map[wire.ExecState]int {
+// count is how many executions stand in each state.
+func count(xs []Execution) map[wire.ExecState]int {
 	n := map[wire.ExecState]int{}
 	for _, x := range xs {
 		n[x.State]++
