@@ -1,0 +1,227 @@
+package scripts
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A block is one fenced block of a document.
+type block struct {
+	file string
+	line int
+	info string // what stands behind the fence: "sh", "sh run", "yaml agent"
+	text string
+}
+
+// TestDocs holds the documents against the programs: links lead somewhere, every
+// command and flag that is shown exists, "sh run" blocks run, and "yaml agent"
+// blocks are configurations that the agent takes.
+func TestDocs(t *testing.T) {
+	files := documents(t)
+	t.Run("links", func(t *testing.T) { checkLinks(t, files) })
+
+	var blocks []block
+	for _, f := range files {
+		blocks = append(blocks, fenced(t, f)...)
+	}
+	bin, err := filepath.Abs("../bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(bin + "/covey-agent"); err != nil {
+		t.Skip("no programs here: run scripts/setup")
+	}
+	for _, b := range blocks {
+		switch {
+		case b.info == "sh" || b.info == "sh run":
+			for _, words := range commands(b.text) {
+				checkCommand(t, b, bin, words)
+			}
+		case b.info == "yaml agent":
+			checkConfig(t, b, bin)
+		}
+		if b.info == "sh run" {
+			t.Run(filepath.Base(b.file), func(t *testing.T) { runBlock(t, b) })
+		}
+	}
+}
+
+// TestDocsCatch shows that the test sees a command, a flag and a link that are not.
+func TestDocsCatch(t *testing.T) {
+	text := "covey-agent check --config a.yaml # why\n./scripts/demo --keep \\\n  --more\nx=1 covey device list | head\n"
+	got := commands(text)
+	want := [][]string{{"covey-agent", "check", "--config", "a.yaml"}, {"demo", "--keep", "--more"}, {"covey", "device", "list"}}
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("commands: got %q", got)
+	}
+	help := func(path []string) string {
+		switch strings.Join(path, " ") {
+		case "covey", "covey wrong":
+			return "Usage:\n  covey [command]\n"
+		case "covey list", "covey list kitchen":
+			return "Usage:\n  covey list [flags]\n\nFlags:\n      --json   for programs\n"
+		}
+		return ""
+	}
+	for _, c := range []struct{ command, fault string }{
+		{"covey list --json", ""},
+		{"covey list kitchen --json=true", ""},
+		{"covey list --jsn", "no flag --jsn"},
+		{"covey wrong", "no command wrong"},
+	} {
+		if got := fault(strings.Fields(c.command), help); got != c.fault {
+			t.Errorf("%s: got %q, want %q", c.command, got, c.fault)
+		}
+	}
+}
+
+func documents(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	for _, glob := range []string{"../*.md", "../docs/*.md"} {
+		found, err := filepath.Glob(glob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	if len(files) < 8 {
+		t.Fatalf("found only %q", files)
+	}
+	return files
+}
+
+var link = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+
+func checkLinks(t *testing.T, files []string) {
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(f), m[1])); err != nil {
+				t.Errorf("%s: link to %s leads nowhere", f, m[1])
+			}
+		}
+	}
+}
+
+// fenced is the fenced blocks of a document.
+func fenced(t *testing.T, file string) (blocks []block) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open *block
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		info, fence := strings.CutPrefix(strings.TrimSpace(line), "```")
+		switch {
+		case fence && open == nil:
+			open = &block{file: file, line: n, info: info}
+		case fence:
+			blocks = append(blocks, *open)
+			open = nil
+		case open != nil:
+			open.text += line
+		}
+	}
+	if open != nil {
+		t.Errorf("%s:%d: fence is not closed", file, open.line)
+	}
+	return blocks
+}
+
+var program = regexp.MustCompile(`^(?:"?\$COVEY_BIN"?/|bin/)?(covey|covey-agent|covey-fleet)$|^\./scripts/([a-z0-9]+)$`)
+
+// commands is the words of every command of ours in a shell text.
+func commands(text string) (found [][]string) {
+	text = strings.ReplaceAll(text, "\\\n", " ")
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, " #")
+		for part := range strings.SplitSeq(line, "|") {
+			words := strings.Fields(part)
+			for i, w := range words {
+				if m := program.FindStringSubmatch(w); m != nil {
+					found = append(found, append([]string{m[1] + m[2]}, words[i+1:]...))
+					break
+				}
+			}
+		}
+	}
+	return found
+}
+
+// checkCommand asks the program itself whether a command and its flags exist.
+func checkCommand(t *testing.T, b block, bin string, words []string) {
+	t.Helper()
+	if !strings.HasPrefix(words[0], "covey") {
+		if _, err := os.Stat("../scripts/" + words[0]); err != nil {
+			t.Errorf("%s:%d: there is no scripts/%s", b.file, b.line, words[0])
+		}
+		return
+	}
+	help := func(path []string) string {
+		out, _ := exec.Command(filepath.Join(bin, path[0]), append(path[1:len(path):len(path)], "--help")...).CombinedOutput()
+		return string(out)
+	}
+	if why := fault(words, help); why != "" {
+		t.Errorf("%s:%d: %s: %s", b.file, b.line, strings.Join(words, " "), why)
+	}
+}
+
+// fault follows the words down the help pages of a program and says what is
+// not there.
+func fault(words []string, help func(path []string) string) string {
+	path, page := words[:1], help(words[:1])
+	for _, w := range words[1:] {
+		if strings.HasPrefix(w, "-") || !strings.Contains(page, "[command]") {
+			break
+		}
+		deeper := append(path[:len(path):len(path)], w)
+		below := help(deeper)
+		if !strings.Contains(below, "\n  "+strings.Join(deeper, " ")) {
+			return "no command " + w
+		}
+		path, page = deeper, below
+	}
+	for _, w := range words[len(path):] {
+		flag, _, _ := strings.Cut(w, "=")
+		if strings.HasPrefix(flag, "--") && !regexp.MustCompile(regexp.QuoteMeta(flag)+`\b`).MatchString(page) {
+			return "no flag " + flag
+		}
+	}
+	return ""
+}
+
+// checkConfig lets the agent check a configuration.
+func checkConfig(t *testing.T, b block, bin string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(path, []byte(b.text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(bin+"/covey-agent", "check", "--config", path).CombinedOutput(); err != nil {
+		t.Errorf("%s:%d: %v: %s", b.file, b.line, err, out)
+	}
+}
+
+// runBlock runs a block as a person would who stands at the top of the checkout.
+func runBlock(t *testing.T, b block) {
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", b.text)
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%s:%d: %v\n%s", b.file, b.line, err, out)
+	}
+}
