@@ -12,7 +12,6 @@ const (
 	CodePipeline = "E_PIPELINE" // the device has no such pipeline
 	CodePinned   = "E_PINNED"   // the device's own configuration names the model
 	CodeRevoked  = "E_REVOKED"  // the device may no longer connect
-	CodeVariant  = "E_VARIANT"  // no file of the release runs on this board
 	CodeDigest   = "E_DIGEST"   // the device says done, and runs something else
 	CodeDesired  = "E_DESIRED"  // the device did not accept its desired document
 )
@@ -90,6 +89,19 @@ func Reported(r Rollout, x Execution, rep wire.Reported) Execution {
 	return x
 }
 
+// Revoked is x after its device was revoked: it will never hear of it.
+func Revoked(x Execution) Execution {
+	if x.State.Terminal() {
+		return x
+	}
+	x.State, x.Fault = wire.Canceled, revoked()
+	return x
+}
+
+func revoked() *wire.Fault {
+	return &wire.Fault{Code: CodeRevoked, Text: "the device is revoked; it must join again"}
+}
+
 func reportedSelf(r Rollout, x Execution, p wire.ReportedPipeline) Execution {
 	if !p.State.Valid() || x.State.Terminal() && !p.State.Terminal() {
 		return x
@@ -141,4 +153,17 @@ func wish(r Rollout, x Execution) wire.DesiredRelease {
 		Release: r.Release.Digest, Length: r.Release.Length, Name: r.Release.Name, Version: r.Release.Version,
 		Execution: x.ID, Attempt: x.Attempt, Mode: wire.ModeActivate,
 	}
+}
+
+// before is the present wish for a pipeline if the device has fulfilled it; nil
+// otherwise, since going back to what never ran helps nobody.
+func before(wishes map[string]wire.DesiredRelease, pipeline string, rep *wire.Reported) *wire.DesiredRelease {
+	old, ok := wishes[pipeline]
+	if !ok || rep == nil {
+		return nil
+	}
+	if a := rep.Pipelines[pipeline].Active; a == nil || a.Release != old.Release {
+		return nil
+	}
+	return &old
 }

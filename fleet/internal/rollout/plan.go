@@ -1,10 +1,13 @@
 package rollout
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
 )
 
 // A Candidate is what is known of one device when a rollout is planned. Hello
@@ -41,62 +44,28 @@ func plan(m release.Manifest, digest wire.Digest, pipeline string, c Candidate) 
 	if c.Reported != nil {
 		t.Now = c.Reported.Pipelines[pipeline].Active
 	}
-	if c.Hello != nil {
-		if v := fit(m.Variants, *c.Hello); v != nil {
-			t.Variant = v.File.Name
-		}
+	switch {
+	case c.Revoked:
+		t.Refusal = revoked()
+	case c.Hello != nil: // one that was never seen will say itself what it cannot do
+		t.Variant, t.Refusal = fit(m, pipeline, *c.Hello)
 	}
-	t.Refusal = refusal(m, pipeline, c, t.Variant)
 	return t
 }
 
-func refusal(m release.Manifest, pipeline string, c Candidate, variant string) *wire.Fault {
-	if c.Revoked {
-		return &wire.Fault{Code: CodeRevoked, Text: "the device is revoked; it must join again"}
+// fit says which variant of a release a board would run, or why none.
+func fit(m release.Manifest, pipeline string, h wire.Hello) (variant string, f *wire.Fault) {
+	i := slices.IndexFunc(h.Pipelines, func(p wire.HelloPipeline) bool { return p.Name == pipeline })
+	if i < 0 {
+		return "", &wire.Fault{Code: CodePipeline, Text: fmt.Sprintf("the device has no pipeline %s", pipeline)}
 	}
-	if c.Hello == nil {
-		return nil // never seen: it will say itself what it cannot do
+	if h.Pipelines[i].Pinned {
+		return "", &wire.Fault{Code: CodePinned, Text: fmt.Sprintf("the device's own configuration names the model of %s; take it out there", pipeline)}
 	}
-	pinned, ok := hasPipeline(pipeline, c)
-	if !ok {
-		return &wire.Fault{Code: CodePipeline, Text: fmt.Sprintf("the device has no pipeline %s", pipeline)}
+	v, _, err := release.Pick(&m, release.BoardOf(h))
+	var no *hal.Error
+	if errors.As(err, &no) {
+		return "", &wire.Fault{Code: string(no.Code), Text: no.Text}
 	}
-	if pinned {
-		return &wire.Fault{Code: CodePinned, Text: fmt.Sprintf("the device's own configuration names the model of %s; take it out there", pipeline)}
-	}
-	if variant == "" {
-		return &wire.Fault{Code: CodeVariant, Text: fmt.Sprintf("no file of %s@%s runs on %s with %d MiB of memory and the engines there", m.Name, m.Version, c.Hello.Arch, c.Hello.RAM>>20)}
-	}
-	return nil
-}
-
-func hasPipeline(pipeline string, c Candidate) (pinned, ok bool) {
-	for _, p := range c.Hello.Pipelines {
-		if p.Name == pipeline {
-			return p.Pinned, true
-		}
-	}
-	return false, false
-}
-
-// fit is the first variant that a board can run, nil when there is none.
-func fit(vs []release.Variant, h wire.Hello) *release.Variant {
-	for i, v := range vs {
-		if (v.Arch == "" || v.Arch == h.Arch) && (h.RAM == 0 || v.MinRAM <= h.RAM) && runs(v, h) {
-			return &vs[i]
-		}
-	}
-	return nil
-}
-
-func runs(v release.Variant, h wire.Hello) bool {
-	if _, ok := h.Runtimes[v.Engine]; ok && v.Accelerator == "" {
-		return true
-	}
-	for _, a := range h.Accelerators {
-		if a.Engine == v.Engine && (v.Accelerator == "" || v.Accelerator == a.Accelerator) {
-			return true
-		}
-	}
-	return false
+	return v.File.Name, nil
 }

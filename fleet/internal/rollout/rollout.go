@@ -55,12 +55,9 @@ type Execution struct {
 	Total   int64          `json:"total,omitempty"`
 	Fault   *wire.Fault    `json:"fault,omitempty"`
 	Updated time.Time      `json:"updated"`
-	Before  *Before        `json:"before,omitempty"` // what to go back to when the rollout is aborted
-}
-
-// Before is the wish that an execution replaced. Wish is nil when there was none.
-type Before struct {
-	Wish *wire.DesiredRelease `json:"wish,omitempty"`
+	// Before is the wish that this one replaced and that was fulfilled: what to go
+	// back to when the rollout is aborted. nil: the device keeps what it runs.
+	Before *wire.DesiredRelease `json:"before,omitempty"`
 }
 
 // count is how many executions stand in each state.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/store"
 	"github.com/covey-edge/covey/fleet/wire"
 )
@@ -29,6 +30,9 @@ const movesPerCommit = 256
 // retry is how long the loop waits after a move that could not be made.
 const retry = 5 * time.Second
 
+// eventBuffer is how many events of the registry may wait and be stored at once.
+const eventBuffer = 1024
+
 var (
 	// ErrNotFound says that there is no such rollout.
 	ErrNotFound = errors.New("no such rollout")
@@ -36,22 +40,13 @@ var (
 	ErrOver = errors.New("rollout is over")
 )
 
-// A Fleet is what rollouts need of the registry.
-type Fleet interface {
-	// Desire changes what is desired of a device, in the caller's transaction,
-	// and returns the new revision.
-	Desire(tx *store.Tx, id wire.DeviceID, change func(*wire.DesiredSigned)) (rev uint64, err error)
-	// Reported is what a device last reported; nil when it never did.
-	Reported(tx *store.Tx, id wire.DeviceID) (*wire.Reported, error)
-}
-
 // A Service runs all rollouts. It may be used by many goroutines. Rollouts that
 // are not over are in memory, and every change of them in the store as well.
 type Service struct {
-	db    *store.Store
-	fleet Fleet
-	log   zerolog.Logger
-	wake  chan struct{} // one waiting wake-up is enough: the loop looks at everything
+	db   *store.Store
+	reg  *registry.Registry
+	log  zerolog.Logger
+	wake chan struct{} // one waiting wake-up is enough: the loop looks at everything
 
 	mu      sync.Mutex
 	live    map[string]*group          // rollouts whose executions are not all over
@@ -75,9 +70,9 @@ func newGroup(r Rollout, xs []Execution) *group {
 }
 
 // Open reads the rollouts that are not over. They go on with Run.
-func Open(db *store.Store, fleet Fleet, log zerolog.Logger) (*Service, error) {
+func Open(db *store.Store, reg *registry.Registry, log zerolog.Logger) (*Service, error) {
 	s := &Service{
-		db: db, fleet: fleet, log: log, wake: make(chan struct{}, 1),
+		db: db, reg: reg, log: log, wake: make(chan struct{}, 1),
 		live: map[string]*group{}, of: map[wire.DeviceID][]*group{}, changed: make(chan struct{}),
 	}
 	err := db.View(func(tx *store.Tx) error {
@@ -92,28 +87,7 @@ func Open(db *store.Store, fleet Fleet, log zerolog.Logger) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open rollouts: %w", err)
 	}
-	return s, s.catchUp()
-}
-
-// catchUp applies what devices reported while nobody listened.
-func (s *Service) catchUp() error {
-	reps := map[wire.DeviceID]*wire.Reported{}
-	err := s.db.View(func(tx *store.Tx) error {
-		for id := range s.of {
-			rep, err := s.fleet.Reported(tx, id)
-			if err != nil {
-				return err
-			}
-			reps[id] = rep
-		}
-		return nil
-	})
-	for id, rep := range reps {
-		if rep != nil && err == nil {
-			err = s.Reported(id, *rep)
-		}
-	}
-	return err
+	return s, nil
 }
 
 func executions(tx *store.Tx, id string) (xs []Execution, err error) {
@@ -231,21 +205,89 @@ func (s *Service) begin(g *group) error {
 	})
 }
 
-// Step takes in an execution step that a device published. When it returns nil,
-// the step is stored, or was of no use.
-func (s *Service) Step(id wire.DeviceID, step wire.ExecStep) error {
-	return s.apply(id, func(r Rollout, x Execution) Execution { return Step(r, x, step) })
-}
-
-// Reported takes in what a device reported. When it returns nil, what follows
-// from it is stored.
-func (s *Service) Reported(id wire.DeviceID, rep wire.Reported) error {
-	return s.apply(id, func(r Rollout, x Execution) Execution { return Reported(r, x, rep) })
-}
-
-func (s *Service) apply(id wire.DeviceID, fn func(Rollout, Execution) Execution) error {
+// take applies events of the registry and stores what follows from them.
+func (s *Service) take(events []registry.Event) error {
 	var dirty []Execution
+	for _, e := range events {
+		switch e.Kind {
+		case registry.EventDevice:
+			dirty = append(dirty, s.look(e.Device)...)
+		case registry.EventExec:
+			dirty = append(dirty, s.apply(e.Device, func(r Rollout, x Execution) Execution { return Step(r, x, *e.Step) })...)
+		case registry.EventLagged:
+			more, err := s.lookAll()
+			if dirty = append(dirty, more...); err != nil {
+				return err
+			}
+		}
+	}
+	if len(dirty) == 0 {
+		return nil
+	}
+	err := s.db.Update(func(tx *store.Tx) error {
+		for _, x := range dirty {
+			if err := putExec(tx, s.newest(x)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("store executions: %w", err)
+	}
+	return nil
+}
+
+// look applies what the registry knows of a device.
+func (s *Service) look(id wire.DeviceID) []Execution {
 	s.mu.Lock()
+	idle := len(s.of[id]) == 0
+	s.mu.Unlock()
+	if idle {
+		return nil
+	}
+	d, ok := s.reg.Device(id)
+	return s.apply(id, func(r Rollout, x Execution) Execution {
+		if d.Reported != nil {
+			x = Reported(r, x, *d.Reported)
+		}
+		if !ok || !d.Revoked.IsZero() {
+			x = Revoked(x)
+		}
+		return x
+	})
+}
+
+// lookAll applies all that the registry knows: after a start, or when events
+// were missed.
+func (s *Service) lookAll() (dirty []Execution, err error) {
+	s.mu.Lock()
+	var all []Execution
+	for _, g := range s.live {
+		all = append(all, g.xs...)
+	}
+	s.mu.Unlock()
+	for _, x := range all {
+		if x.State.Terminal() {
+			continue
+		}
+		steps, err := s.reg.Steps(x.Device, x.ID)
+		if err != nil {
+			return dirty, err
+		}
+		for _, step := range steps {
+			dirty = append(dirty, s.apply(x.Device, func(r Rollout, x Execution) Execution { return Step(r, x, step) })...)
+		}
+		dirty = append(dirty, s.look(x.Device)...)
+	}
+	return dirty, nil
+}
+
+// apply changes the live executions of a device in memory, and returns those
+// that are to be stored.
+func (s *Service) apply(id wire.DeviceID, fn func(Rollout, Execution) Execution) (dirty []Execution) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, g := range s.of[id] {
 		i := g.at[id]
 		x := fn(g.r, g.xs[i])
@@ -259,22 +301,7 @@ func (s *Service) apply(id wire.DeviceID, fn func(Rollout, Execution) Execution)
 	if dirty != nil {
 		s.tell()
 	}
-	s.mu.Unlock()
-	if dirty == nil {
-		return nil
-	}
-	err := s.db.Batch(func(tx *store.Tx) error {
-		for _, x := range dirty {
-			if err := putExec(tx, s.newest(x)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("store executions of %s: %w", id, err)
-	}
-	return nil
+	return dirty
 }
 
 // newest is x as it is in memory now: commits may come in another order than
@@ -352,22 +379,58 @@ func (s *Service) List() (rs []Rollout, err error) {
 	return rs, err
 }
 
-// Run makes the moves that rollouts ask for until ctx ends.
+// Run takes in what devices say and makes the moves that rollouts ask for,
+// until ctx ends. It is called once.
 func (s *Service) Run(ctx context.Context) error {
-	for {
-		again := s.moveAll(ctx)
-		t := time.NewTimer(retry)
-		if !again {
-			t.Stop()
+	w := s.reg.Watch(eventBuffer)
+	defer w.Close()
+	events := []registry.Event{{Kind: registry.EventLagged}} // what happened before
+	for ctx.Err() == nil {
+		err := s.take(events)
+		if err != nil {
+			s.log.Error().Err(err).Msg("what devices said of their executions is not stored")
 		}
+		if s.moveAll(ctx) || err != nil {
+			if !sleep(ctx, retry) {
+				break
+			}
+			events = append(events[:0], registry.Event{Kind: registry.EventLagged})
+			continue
+		}
+		events = s.wait(ctx, w, events[:0])
+	}
+	return nil
+}
+
+// wait returns the events that came, as many as are there already, so that they
+// share a commit; none when the loop was woken or ctx ended.
+func (s *Service) wait(ctx context.Context, w *registry.Watch, events []registry.Event) []registry.Event {
+	select {
+	case <-ctx.Done():
+		return events
+	case <-s.wake:
+	case e := <-w.C:
+		events = append(events, e)
+	}
+	for len(events) < eventBuffer {
 		select {
-		case <-ctx.Done():
-			t.Stop()
-			return nil
-		case <-s.wake:
-		case <-t.C:
+		case e := <-w.C:
+			events = append(events, e)
+		default:
+			return events
 		}
-		t.Stop()
+	}
+	return events
+}
+
+func sleep(ctx context.Context, d time.Duration) (slept bool) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 
@@ -454,25 +517,31 @@ func (s *Service) make(tx *store.Tx, kind MoveKind, r Rollout, x Execution) (Exe
 	x.Updated = time.Now().UTC()
 	switch kind {
 	case Order:
-		rev, err := s.fleet.Desire(tx, x.Device, func(d *wire.DesiredSigned) {
-			x.Before = &Before{}
-			if old, ok := d.Pipelines[r.Pipeline]; ok {
-				x.Before.Wish = &old
-			}
+		d, err := s.reg.UpdateDesired(tx, x.Device, func(d *wire.DesiredSigned) error {
+			dev, _ := s.reg.Device(x.Device)
+			x.Before = before(d.Pipelines, r.Pipeline, dev.Reported)
 			d.Pipelines[r.Pipeline] = wish(r, x)
+			return nil
 		})
-		x.Rev = rev
+		x.Rev = d.Rev
+		if errors.Is(err, registry.ErrNotFound) {
+			return Revoked(x), nil
+		}
 		return x, err
 	case Undo:
-		_, err := s.fleet.Desire(tx, x.Device, func(d *wire.DesiredSigned) {
+		_, err := s.reg.UpdateDesired(tx, x.Device, func(d *wire.DesiredSigned) error {
 			if d.Pipelines[r.Pipeline].Execution != x.ID {
-				return // somebody asked for something else since
+				return nil // somebody asked for something else since
 			}
 			delete(d.Pipelines, r.Pipeline)
-			if x.Before != nil && x.Before.Wish != nil {
-				d.Pipelines[r.Pipeline] = *x.Before.Wish
+			if x.Before != nil {
+				d.Pipelines[r.Pipeline] = *x.Before
 			}
+			return nil
 		})
+		if errors.Is(err, registry.ErrNotFound) {
+			err = nil
+		}
 		x.State, x.Fault = wire.Canceled, nil
 		return x, err
 	default:
