@@ -1,0 +1,8 @@
+// Package tflite is the cgo room of go-tflite: it loads TFLite models and runs
+// them, for hal/cmd/covey-runner-tflite. What is wrong or dangerous in go-tflite
+// and in the C library ends here; pitfalls_test.go has a test for each.
+//
+// It compiles against headers of its own (include/) and needs
+// libtensorflowlite_c when it runs; scripts/setup fetches that. Without cgo the
+// package is only its pure part: telling errors apart.
+package tflite
