@@ -1,0 +1,75 @@
+package release
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// A Board is what decides which variant fits. A board knows it of itself, a
+// controller from the board's hello.
+type Board struct {
+	Arch    string             // GOARCH
+	RAM     int64              // bytes; 0: not known, everything fits
+	Devices []wire.HelloDevice // what the board's engines can run on
+}
+
+// BoardOf is the board that said hello.
+func BoardOf(h wire.Hello) Board { return Board{Arch: h.Arch, RAM: h.RAM, Devices: h.Accelerators} }
+
+// A Refusal says why a variant does not fit a board.
+type Refusal struct {
+	File string // its name
+	Code hal.Code
+	Text string
+}
+
+// Pick returns the first variant that fits. The error, when none does, has the
+// code of the last refusal and names them all. What was refused before the one
+// that fits is returned in any case.
+func Pick(m *Manifest, b Board) (Variant, []Refusal, error) {
+	var refusals []Refusal
+	for _, v := range m.Variants {
+		r := b.refuse(v)
+		if r == nil {
+			return v, refusals, nil
+		}
+		refusals = append(refusals, *r)
+	}
+	if len(refusals) == 0 {
+		return Variant{}, nil, coded(hal.CodeManifest, "the release has no variant")
+	}
+	var texts []string
+	for _, r := range refusals {
+		texts = append(texts, r.Text)
+	}
+	return Variant{}, refusals, coded(refusals[len(refusals)-1].Code, "%s", strings.Join(texts, "; "))
+}
+
+// refuse says why v does not fit, or nil.
+func (b Board) refuse(v Variant) *Refusal {
+	no := func(code hal.Code, format string, args ...any) *Refusal {
+		return &Refusal{File: v.File.Name, Code: code, Text: v.File.Name + ": " + fmt.Sprintf(format, args...)}
+	}
+	if v.Arch != "" && v.Arch != b.Arch {
+		return no(hal.CodeEngine, "model compiled for %s, this board is %s", v.Arch, b.Arch)
+	}
+	engine, accel := false, v.Accelerator == ""
+	for _, d := range b.Devices {
+		if d.Engine == v.Engine {
+			engine = true
+			accel = accel || d.Accelerator == v.Accelerator
+		}
+	}
+	switch {
+	case !accel:
+		return no(hal.CodeAccel, "model compiled for %s, none found: plug one in, or add a variant for cpu", v.Accelerator)
+	case !engine:
+		return no(hal.CodeEngine, "no engine for %s on this board: see covey-agent doctor", v.Engine)
+	case b.RAM > 0 && v.MinRAM > b.RAM:
+		return no(hal.CodeMemory, "needs a board with %d MB of memory, this has %d", v.MinRAM>>20, b.RAM>>20)
+	}
+	return nil
+}
