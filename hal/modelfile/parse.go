@@ -191,7 +191,7 @@ func readTensor(t table, index int, filled []bool) Tensor {
 	}
 	if b := int(t.u32(2)); b < len(filled) {
 		x.Constant = filled[b]
-	} else {
+	} else if b > 0 { // buffer 0 means none, and need not be there
 		t.p.broken("tensor %d has buffer %d of %d", index, b, len(filled))
 	}
 	if q, ok := t.sub(4); ok {

@@ -31,7 +31,6 @@ func readTail(r io.ReaderAt, size int64) ([]File, error) {
 	if err != nil || start < 0 {
 		return nil, err
 	}
-	// The archive is cut out, so that offsets in it cannot lead into the model.
 	z, err := zip.NewReader(io.NewSectionReader(r, start, size-start), size-start)
 	if err != nil {
 		return nil, zipError("%v", err)
@@ -73,9 +72,11 @@ func findZip(r io.ReaderAt, size int64) (int64, error) {
 	switch {
 	case count > maxFiles, length > maxFiles*1024:
 		return -1, zipError("%d files with a directory of %d bytes, at most %d files are allowed", count, length, maxFiles)
-	case start < 8:
+	case start < 0:
 		return -1, zipError("its directory is not in the file")
 	}
+	// start is 0 where offsets count from the begin of the model: Python's zipfile
+	// writes them so when it appends.
 	return start, nil
 }
 
