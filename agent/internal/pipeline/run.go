@@ -1,0 +1,180 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+const (
+	maxTries = 3 // runs of one frame that may lose their session
+
+	firstOffer = 10 * time.Millisecond // until a result is offered again to a full outbox
+	lastOffer  = 500 * time.Millisecond
+)
+
+// runState is what the running goroutine keeps from frame to frame.
+type runState struct {
+	id     []byte // IDPrefix and "-", with room for a number
+	items  []wire.Item
+	result wire.Result
+
+	gen       *generation // of the last published result
+	published time.Time   // when that was
+}
+
+// process takes a job to its end: published, dropped, or back to be tried again.
+func (p *Pipeline) process(ctx context.Context, j job) {
+	lat, err := p.infer(j)
+	switch {
+	case errors.Is(err, hal.ErrLost):
+		p.sessionLost(j, err)
+		j.gen.free <- j.buf // after its frame is back: see accept
+	case err != nil:
+		j.gen.free <- j.buf
+		p.failed(err)
+		p.dropJob(j, DropError)
+	default:
+		j.gen.free <- j.buf
+		p.publish(ctx, j, lat)
+	}
+	p.underway.Add(-1)
+	select {
+	case p.settled <- struct{}{}:
+	default: // fill has not seen the last one yet
+	}
+}
+
+var errAlreadyLost = fmt.Errorf("another frame's run: %w", hal.ErrLost)
+
+// infer runs and decodes a job into p.run.items.
+func (p *Pipeline) infer(j job) (wire.Latency, error) {
+	if j.gen.lost.Load() {
+		return wire.Latency{}, errAlreadyLost
+	}
+	timing, err := j.gen.Session.Run(j.buf)
+	if err != nil {
+		return wire.Latency{}, err
+	}
+	begin := time.Now()
+	err = safely(func() (err error) {
+		p.run.items, err = j.gen.Decoder.Decode(p.run.items[:0], j.gen.Session, j.buf, j.view)
+		return err
+	})
+	return wire.Latency{Pre: ms(j.pre), Inv: ms(timing.Engine), Post: ms(time.Since(begin))}, err
+}
+
+// ms rounds to microseconds, so that results stay short.
+func ms(d time.Duration) float64 { return float64(d.Round(time.Microsecond)) / 1e6 }
+
+// publish offers a result; one of a source that loses nothing until it is taken.
+func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency) {
+	r := p.result(j, lat)
+	for wait := firstOffer; ; wait = min(2*wait, lastOffer) {
+		err := p.cfg.Publish(r)
+		switch {
+		case err == nil:
+			p.delivered(j)
+			return
+		case !errors.Is(err, ErrFull):
+			p.failed(err)
+			p.dropJob(j, DropError)
+			return
+		case p.live || !sleep(ctx, wait):
+			p.dropJob(j, DropOutbox)
+			return
+		}
+	}
+}
+
+// result is valid until the next one; its id shares p.run.id's memory, because a
+// string of its own would be an allocation for each frame.
+func (p *Pipeline) result(j job, lat wire.Latency) *wire.Result {
+	p.run.id = strconv.AppendUint(p.run.id[:len(p.cfg.IDPrefix)+1], j.n, 10)
+	r := &p.run.result
+	*r = wire.Result{
+		V: wire.Version, ID: unsafe.String(&p.run.id[0], len(p.run.id)),
+		TS: j.captured, Pipe: p.cfg.Name, Frame: j.seq, Name: j.name,
+		Model: j.gen.Ref, Accel: j.gen.accel, LatMS: lat,
+		Kind: j.gen.Decoder.Kind(), Items: p.run.items,
+	}
+	if p.cfg.SID != nil {
+		r.SID = p.cfg.SID()
+	}
+	return r
+}
+
+func (p *Pipeline) delivered(j job) {
+	now := time.Now()
+	c := &p.counters
+	c.latency.add(now.Sub(j.captured))
+	if c.code.Load() != nil {
+		c.code.Store(nil)
+	}
+	if before := p.run.gen; before != j.gen && before != nil && !before.lost.Load() {
+		c.swaps.Add(1)
+		if gap := int64(now.Sub(p.run.published)); gap > c.swapGap.Load() {
+			c.swapGap.Store(gap)
+		}
+	}
+	p.run.gen, p.run.published = j.gen, now
+	c.published.Add(1)
+	p.release(j.frame)
+}
+
+func (p *Pipeline) dropJob(j job, why Drop) {
+	p.counters.dropped[why].Add(1)
+	p.release(j.frame)
+}
+
+// sessionLost sees to it that the session is opened again, and its frame tried
+// again unless it is live or seems to be the reason.
+func (p *Pipeline) sessionLost(j job, err error) {
+	if j.gen.lost.CompareAndSwap(false, true) {
+		p.counters.lost.Add(1)
+		p.failed(err)
+		select {
+		case <-p.lost: // an older one, long replaced
+		default:
+		}
+		p.lost <- j.gen
+		if j.frame != nil {
+			j.frame.tries++
+		}
+	}
+	if p.live || j.frame.tries == maxTries {
+		p.dropJob(j, DropError)
+		return
+	}
+	p.retry <- j.frame
+}
+
+// failed notes why a frame came to nothing: until the next result the pipeline is
+// degraded. Only the first of a row is worth a warning.
+func (p *Pipeline) failed(err error) {
+	code := string(hal.CodeOf(err))
+	if code == "" {
+		code = string(hal.CodeInvoke)
+	}
+	if before := p.counters.code.Swap(&code); before == nil || *before != code {
+		p.cfg.Log.Warn().Err(err).Str("code", code).Msg("frame")
+	}
+}
+
+// safely turns a panic of a filler or decoder, which read what a model says, into
+// an error of this frame.
+func safely(do func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &hal.Error{Code: hal.CodeInvoke, Text: fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}
+		}
+	}()
+	return do()
+}
