@@ -24,68 +24,77 @@ var top = []string{
 // leaves import the standard library alone, and everything may import them.
 var leaves = []string{"hal", "fleet/wire"}
 
-// arrows is one line a room: the rooms that its packages may import besides the
-// leaves and packages of their own room. The first line that fits counts.
-// "x/..." is x and all below it.
+// arrows is one line a room: what its packages may import besides the leaves.
+// The first line that fits a package counts. "x/..." is x and all below it, and
+// the packages of such a room may import each other.
 var arrows = []struct{ room, may string }{
 	{"hal", ""},
 	{"fleet/wire", ""},
 
 	// The hardware layer: nothing in it knows of agents or fleets.
 	{"hal/haltest", ""},
-	{"hal/modelfile/...", ""},
-	{"hal/vision/...", ""},
-	{"hal/task/...", "hal/modelfile"},
-	{"hal/sketch/...", ""},
+	{"hal/modelfile", ""},
+	{"hal/vision", ""},
+	{"hal/task", "hal/modelfile hal/vision"},
+	{"hal/sketch", ""},
 	{"hal/source/...", "hal/vision"},
 	{"hal/runner/proto", ""},
-	{"hal/runner/...", "hal/modelfile"},
-	{"hal/tflite/...", "hal/runner/proto hal/modelfile"},
-	{"hal/onnx/...", "hal/runner/proto hal/modelfile"},
+	{"hal/runner", "hal/runner/proto"},
+	{"hal/tflite", "hal/runner/proto"},
+	{"hal/onnx", "hal/runner/proto"},
 	{"hal/cmd/covey-runner-tflite", "hal/tflite hal/runner/proto"},
 	{"hal/cmd/covey-runner-onnx", "hal/onnx hal/runner/proto"},
 	{"hal/cmd/covey-runner-jpeg", "hal/runner/proto"},
 
 	// What both ends share.
-	{"fleet/release", ""},
-	{"fleet/blob", ""},
-	{"fleet/link/linktest", ""},
+	{"fleet/release", "hal/modelfile"},
+	{"fleet/blob/...", ""},
 	{"fleet/link/...", ""},
 
-	// Agent and fleet never see each other's inside.
+	// The agent: rooms beside each other know nothing of each other; the package
+	// agent brings them together.
+	{"agent/internal/update", "agent/internal/slots fleet/blob fleet/release"},
+	{"agent/internal/slots", "fleet/blob fleet/release"},
+	{"agent/internal/pipeline", "agent/internal/event hal/vision"},
+	{"agent/internal/uplink", "agent/internal/event fleet/blob"},
+	{"agent/internal/local", "agent/internal/health"},
+	{"agent/internal/health", "hal/sketch"},
 	{"agent/internal/event", ""},
 	{"agent/internal/homeassistant", ""},
-	{"agent/internal/slots", "fleet/blob fleet/release"},
-	{"agent/internal/update", "agent/internal/slots fleet/blob fleet/release"},
-	{"agent/internal/uplink", "agent/internal/event fleet/blob fleet/release"},
-	{"agent/internal/pipeline", "agent/internal/event hal/modelfile hal/vision hal/task hal/sketch"},
-	{"agent/cmd/covey-agent", "agent agent/internal/... hal/... fleet/link/mqtt fleet/blob firmware"},
-	{"agent/...", "agent/internal/... hal/... fleet/blob fleet/release fleet/link/... firmware"},
+	{"agent/internal/identity", "fleet/blob"},
+	{"agent/cmd/covey-agent", "agent agent/internal/... hal/... fleet/blob fleet/link/mqtt fleet/release firmware"},
+	{"agent", "agent/internal/... hal/... fleet/blob fleet/link/mqtt fleet/release firmware"},
 
 	// Programs under test, seen from outside.
 	{"fleet/sim", "agent fleet fleet/blob fleet/release fleet/link/... hal/haltest"},
-	{"fleet/e2e", "agent fleet fleet/blob fleet/release fleet/link/... hal/..."},
+	{"fleet/e2e", "agent fleet fleet/blob/... fleet/release fleet/link/... hal/..."},
 
-	{"fleet/cmd/covey", "fleet/blob fleet/release hal/modelfile hal/vision hal/task hal/sketch"},
+	// The controller, from the ground up.
+	{"fleet/internal/store", ""},
+	{"fleet/internal/audit", "fleet/internal/store"},
+	{"fleet/internal/auth", "fleet/internal/store"},
+	{"fleet/internal/registry", "fleet/internal/auth fleet/internal/store fleet/blob fleet/release"},
+	{"fleet/internal/rollout", "fleet/internal/registry fleet/internal/store fleet/blob fleet/release"},
+	{"fleet/internal/broker", "fleet/internal/auth fleet/internal/registry fleet/link/mem"},
+	{"fleet/internal/api/v1", ""},
+	{"fleet/internal/...", "fleet/blob fleet/release hal/modelfile"},
 	{"fleet/cmd/covey-fleet", "fleet"},
-	{"fleet/internal/store", "fleet/release fleet/blob"},
-	{"fleet/internal/...", "fleet/release fleet/blob fleet/link/... hal/modelfile"},
-	{"fleet/...", "fleet/internal/... fleet/release fleet/blob fleet/link/... hal/modelfile"},
+	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release hal/modelfile hal/vision hal/task hal/sketch"},
+	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/link/..."},
 
 	{"firmware/...", ""},
 
-	// The bench drives the layers from outside.
+	// The bench drives layers and programs from outside.
 	{"scripts/benchmark", "hal/..."},
+	{"scripts", "hal/runner/proto"},
 	{"scripts/...", ""},
 }
 
 // tests is what _test files may import besides what their package may.
 var tests = []struct{ room, may string }{
-	{"hal/...", "hal/haltest hal/source/... hal/modelfile hal/vision hal/task"},
-	{"agent/...", "hal/haltest fleet/link/mem fleet/link/linktest fleet/blob fleet/release"},
-	{"fleet/link/...", "fleet/link/linktest"},
-	{"fleet/internal/...", "fleet/internal/... fleet/link/..."},
-	{"fleet/...", "fleet/internal/... fleet/link/..."},
+	{"hal/...", "hal/haltest hal/source/... hal/modelfile hal/vision hal/task hal/runner"},
+	{"agent/...", "agent/internal/... hal/... fleet/link/... fleet/blob/... fleet/release"},
+	{"fleet/...", "fleet fleet/internal/... fleet/link/... fleet/blob/... fleet/release hal/..."},
 }
 
 // deps is every dependency from outside and the packages that may import it; a

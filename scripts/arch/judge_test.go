@@ -131,7 +131,7 @@ func mayImport(dir, to string, test bool) bool {
 		if !fits(a.room, dir) {
 			continue
 		}
-		if anyFits(a.may, to) {
+		if anyFits(a.may, to) || strings.HasSuffix(a.room, "/...") && fits(a.room, to) {
 			return true
 		}
 		break
