@@ -73,6 +73,14 @@ func (e *FakeEngine) Open(ctx context.Context, m hal.Model, o hal.Options) (hal.
 			return nil, &hal.Error{Code: hal.CodeModelEmpty, Text: "model file is 0 bytes: " + m.Name}
 		}
 	}
+	if n := int64(len(file)); m.Size > n && file != nil {
+		return nil, &hal.Error{Code: hal.CodeModelShort, Text: fmt.Sprintf("model %s: got %d of %d bytes", m.Name, n, m.Size)}
+	} else if m.Size > 0 && m.Size < n {
+		return nil, &hal.Error{Code: hal.CodeLength, Text: fmt.Sprintf("model %s is longer than %d bytes", m.Name, m.Size)}
+	}
+	if a := o.Accelerator; a != "" && a != hal.Auto && a != hal.CPU {
+		return nil, &hal.Error{Code: hal.CodeAccel, Text: "the fake engine has only a cpu, not " + string(a)}
+	}
 	sum := sha256.Sum256(file)
 	digest := hex.EncodeToString(sum[:])
 	if m.SHA256 != "" && file != nil && digest != m.SHA256 {
@@ -160,11 +168,8 @@ func (s *FakeSession) Output(buf, i int) hal.Tensor {
 func (s *FakeSession) Run(buf int) (hal.Timing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return hal.Timing{}, &hal.Error{Code: hal.CodeEngine, Text: "session is closed", Err: hal.ErrLost}
-	}
-	if s.lost != nil {
-		return hal.Timing{}, s.lost
+	if err := s.gone(); err != nil {
+		return hal.Timing{}, err
 	}
 	s.runs++
 	if s.engine.OnRun != nil {
@@ -188,11 +193,18 @@ func (s *FakeSession) Run(buf int) (hal.Timing, error) {
 func (s *FakeSession) Reset() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lost != nil {
-		return s.lost
+	if err := s.gone(); err != nil {
+		return err
 	}
 	s.resets++
 	return nil
+}
+
+func (s *FakeSession) gone() error {
+	if s.closed {
+		return &hal.Error{Code: hal.CodeEngine, Text: "the session is closed", Err: hal.ErrLost}
+	}
+	return s.lost
 }
 
 // Close ends the session.
