@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/runner"
 )
 
 const (
@@ -128,18 +131,56 @@ func checkPrograms(t *testing.T, image string) {
 	if _, err := os.Stat(sysroot + "/lib/libstdc++.so.6"); err != nil {
 		t.Skip("no arm64 libraries here (apt-get install libstdc++6-arm64-cross)")
 	}
-	folder := image + "/opt/covey/"
-	for _, c := range [][]string{{"covey-agent", "version"}, {"covey-runner-tflite", "--version"}} {
-		out, err := exec.Command(qemu, "-L", sysroot, folder+c[0], c[1]).CombinedOutput()
-		if err != nil {
-			t.Errorf("%s %s: %v: %s", c[0], c[1], err, out)
-			continue
-		}
-		t.Logf("%s: %s", c[0], strings.TrimSpace(string(out)))
-		if c[0] == "covey-runner-tflite" && !strings.Contains(string(out), "2.17.1") {
-			t.Errorf("the runner does not speak of TFLite 2.17.1: %s", out)
-		}
+	agent := image + "/opt/covey/covey-agent"
+	if out, err := exec.Command(qemu, "-L", sysroot, agent, "version").CombinedOutput(); err != nil {
+		t.Errorf("covey-agent version: %v: %s", err, out)
 	}
+
+	// The real engine starts the runner, with the emulator where the stage stands.
+	emulated := runner.New(runner.Config{
+		Name: "tflite", Program: image + "/opt/covey/covey-runner-tflite",
+		Stage: []string{"/bin/sh", "-c", `exec "$QEMU" -L "$SYSROOT" "$2"`},
+		Env:   []string{"QEMU=" + qemu, "SYSROOT=" + sysroot},
+	})
+	devices, diagnoses := emulated.Probe(t.Context())
+	if len(devices) == 0 || devices[0].Accelerator != hal.XNNPACK || !strings.Contains(devices[0].Runtime, "2.17.1") {
+		t.Fatalf("the runner's devices: %+v, %+v; want xnnpack of TFLite 2.17.1", devices, diagnoses)
+	}
+
+	native := os.Getenv("COVEY_BIN") + "/covey-runner-tflite"
+	if _, err := os.Stat(native); err != nil {
+		t.Skip("no programs to compare with: . scripts/env && scripts/setup")
+	}
+	here := classify(t, runner.New(runner.Config{Name: "tflite", Program: native}))
+	there := classify(t, emulated)
+	far := 0
+	for i := range here {
+		far = max(far, int(here[i])-int(there[i]), int(there[i])-int(here[i]))
+	}
+	// Kernels of two processors round differently; more than this is another model.
+	if len(here) == 0 || len(here) != len(there) || far > 16 {
+		t.Errorf("MobileNet gives %d scores on arm64 and %d here, up to %d of 256 apart", len(there), len(here), far)
+	}
+	t.Logf("MobileNet on arm64 differs by at most %d of 256", far)
+}
+
+// classify runs MobileNet on a fixed pattern and returns its scores.
+func classify(t *testing.T, e hal.Engine) []byte {
+	t.Helper()
+	path := os.Getenv("COVEY_MODELS") + "/label_image/mobilenet_quant_v1_224.tflite"
+	s, err := e.Open(t.Context(), hal.Model{Name: "mobilenet", Path: path}, hal.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	in := s.Input(0, 0)
+	for i := range in {
+		in[i] = byte(i % 224)
+	}
+	if _, err := s.Run(0); err != nil {
+		t.Fatal(err)
+	}
+	return slices.Clone(s.Output(0, 0).Data)
 }
 
 // buildImage runs scripts/arm64 into a folder of the test's.

@@ -86,7 +86,7 @@ var arrows = []struct{ room, may string }{
 
 	// The bench drives layers and programs from outside.
 	{"scripts/benchmark", "hal/..."},
-	{"scripts", "hal/runner/proto"},
+	{"scripts", "hal/runner"},
 	{"scripts/...", ""},
 }
 
