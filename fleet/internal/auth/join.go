@@ -6,8 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/subtle"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -91,18 +89,10 @@ func (a *Authority) JoinTokens() (list []JoinToken, err error) {
 // RemoveJoin ends a join token; store.ErrNotFound when there is none.
 func (a *Authority) RemoveJoin(id string) error { return a.remove(bucketJoin, id) }
 
-// JoinPrefix is in front of what a person copies to a board.
-const JoinPrefix = "covey-join-"
-
 // JoinText is what a person copies to a board: the controller's URL, the hash of
 // its CA and the secret.
 func (a *Authority) JoinText(url, secret string) string {
-	b, _ := json.Marshal(struct {
-		URL    string `json:"url"`
-		CA     string `json:"ca"`
-		Secret string `json:"secret"`
-	}{url, a.CAHash(), secret}) // strings always marshal
-	return JoinPrefix + base64.RawURLEncoding.EncodeToString(b)
+	return wire.JoinToken{URL: url, CA: a.CAHash(), Secret: secret}.Encode()
 }
 
 // Join checks a secret and a certificate request and signs it, in the caller's

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"strings"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -164,9 +163,9 @@ func (h *hook) OnWill(cl *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
 const void = "$void"
 
 // OnWillSent takes in the will of a device, which does not pass by OnPublish.
-func (h *hook) OnWillSent(cl *mqtt.Client, pk packets.Packet) {
+func (h *hook) OnWillSent(_ *mqtt.Client, pk packets.Packet) {
 	id, rest, ok := wire.ParseUp(h.b.cfg.Root, pk.TopicName)
-	if !ok || !strings.HasPrefix(cl.ID, string(id)) {
+	if !ok {
 		return
 	}
 	if err := h.b.handle(id, rest, pk.Payload); err != nil {

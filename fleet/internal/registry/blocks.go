@@ -78,12 +78,9 @@ func (r *Registry) Run(ctx context.Context) error {
 
 // ask queues a request, or drops it when too many wait.
 func (b *blocks) ask(id wire.DeviceID, payload []byte) error {
-	get, err := decode[wire.BlockGet](payload, wire.MaxHealth)
+	get, err := parse[wire.BlockGet](payload, wire.MaxHealth)
 	if err != nil {
 		return err
-	}
-	if !wire.ValidDigest(string(get.SHA)) || get.From < 0 || get.From > blob.MaxLength/wire.BlockSize || get.Max < 1 {
-		return fmt.Errorf("%w: asks for %d blocks from %d of %q", errBad, get.Max, get.From, get.SHA)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,7 +89,7 @@ func (b *blocks) ask(id wire.DeviceID, payload []byte) error {
 		return nil
 	}
 	select {
-	case b.queue <- blockRequest{id, get}:
+	case b.queue <- blockRequest{id, *get}:
 		b.waiting[id]++
 	default:
 		b.late.Add(1)

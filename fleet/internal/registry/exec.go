@@ -7,7 +7,7 @@ import (
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
-// maxSteps bounds the steps of an execution that are kept: n counts from 1.
+// maxSteps bounds the steps of an execution that are kept.
 const maxSteps = 1000
 
 // execRecord says that this device was asked for this execution.
@@ -41,12 +41,12 @@ func (r *Registry) StepsTx(tx *store.Tx, id wire.DeviceID, execution string) (li
 
 // takeStep stores a step the first time it comes.
 func (r *Registry) takeStep(id wire.DeviceID, execution string, payload []byte) error {
-	s, err := decode[wire.ExecStep](payload, wire.MaxExec)
+	s, err := parse[wire.ExecStep](payload, wire.MaxExec)
 	switch {
 	case err != nil:
 		return err
-	case s.Execution != execution || s.N < 1 || s.N > maxSteps || !s.State.Valid():
-		return fmt.Errorf("%w: step %d %q of %q on the topic of %q", errBad, s.N, s.State, s.Execution, execution)
+	case s.Execution != execution || s.N > maxSteps:
+		return fmt.Errorf("%w: step %d of %q on the topic of %q", errBad, s.N, s.Execution, execution)
 	}
 	fresh, known := false, false
 	err = r.db.Batch(func(tx *store.Tx) error {
@@ -56,7 +56,7 @@ func (r *Registry) takeStep(id wire.DeviceID, execution string, payload []byte) 
 			return nil
 		}
 		fresh = true
-		return store.Put(tx, bucketExec, key, s)
+		return store.Put(tx, bucketExec, key, *s)
 	})
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (r *Registry) takeStep(id wire.DeviceID, execution string, payload []byte) 
 		return fmt.Errorf("%w: execution %q was never asked of this device", errBad, execution)
 	}
 	if fresh {
-		r.watch.send(Event{Kind: EventExec, Device: id, Pipeline: s.Pipeline, Step: &s})
+		r.watch.send(Event{Kind: EventExec, Device: id, Pipeline: s.Pipeline, Step: s})
 	}
 	return nil
 }

@@ -1,12 +1,9 @@
 package registry
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -40,9 +37,9 @@ func (r *Registry) take(id wire.DeviceID, rest string, payload []byte) error {
 	case rest == "status":
 		return r.takeStatus(id, payload)
 	case rest == "hello":
-		return takeDoc(r, id, payload, wire.MaxHello, func(d *Device, h wire.Hello) { d.Hello = &h })
+		return takeDoc(r, id, payload, wire.MaxHello, func(d *Device, h *wire.Hello) { d.Hello = h })
 	case rest == "reported":
-		return takeDoc(r, id, payload, wire.MaxReported, func(d *Device, rep wire.Reported) { d.Reported = &rep })
+		return takeDoc(r, id, payload, wire.MaxReported, func(d *Device, rep *wire.Reported) { d.Reported = rep })
 	case rest == "health":
 		return r.takeHealth(id, payload)
 	case rest == "block/get":
@@ -56,8 +53,8 @@ func (r *Registry) take(id wire.DeviceID, rest string, payload []byte) error {
 }
 
 // takeDoc takes in a document that replaces the one before.
-func takeDoc[T any](r *Registry, id wire.DeviceID, payload []byte, limit int, set func(*Device, T)) error {
-	v, err := decode[T](payload, limit)
+func takeDoc[T any, P message[T]](r *Registry, id wire.DeviceID, payload []byte, limit int, set func(*Device, P)) error {
+	v, err := parse[T, P](payload, limit)
 	if err != nil {
 		return err
 	}
@@ -72,18 +69,15 @@ func takeDoc[T any](r *Registry, id wire.DeviceID, payload []byte, limit int, se
 var errOld = errors.New("of an older connection")
 
 func (r *Registry) takeStatus(id wire.DeviceID, payload []byte) error {
-	s, err := decode[wire.Status](payload, wire.MaxHealth)
+	s, err := parse[wire.Status](payload, wire.MaxHealth)
 	if err != nil {
 		return err
-	}
-	if s.State != wire.StateOnline && s.State != wire.StateOffline && s.State != wire.StateStopped || len(s.MID) > 64 {
-		return fmt.Errorf("%w: status %q of machine %q", errBad, s.State, s.MID)
 	}
 	now := r.cfg.Now().UTC()
 	var was, is Device
 	err = r.change(id, true, func(d *Device) error {
 		was = *d
-		if !d.apply(s, now) {
+		if !d.apply(*s, now) {
 			return errOld
 		}
 		d.LastSeen = now
@@ -108,7 +102,7 @@ const flagDuplicate = "duplicate_identity"
 
 // takeHealth keeps health in memory: it comes every minute from every device.
 func (r *Registry) takeHealth(id wire.DeviceID, payload []byte) error {
-	h, err := decode[wire.Health](payload, wire.MaxHealth)
+	h, err := parse[wire.Health](payload, wire.MaxHealth)
 	if err != nil {
 		return err
 	}
@@ -118,7 +112,7 @@ func (r *Registry) takeHealth(id wire.DeviceID, payload []byte) error {
 		r.alarm(id, d.MID)
 	}
 	return r.change(id, said, func(d *Device) error {
-		d.LastSeen, d.Health = now, &h
+		d.LastSeen, d.Health = now, h
 		if said {
 			t := Twin{}
 			if d.Twin != nil {
@@ -131,26 +125,17 @@ func (r *Registry) takeHealth(id wire.DeviceID, payload []byte) error {
 	}, nil)
 }
 
-// decode reads one JSON value that says version 1 and is not longer than limit.
-func decode[T any](payload []byte, limit int) (v T, err error) {
-	if len(payload) == 0 || len(payload) > limit {
-		return v, fmt.Errorf("%w: %d bytes, at most %d", errBad, len(payload), limit)
-	}
-	var head struct {
-		V int `json:"v"`
-	}
-	if err := json.Unmarshal(payload, &head); err != nil {
-		return v, fmt.Errorf("%w: %w", errBad, err)
-	}
-	if head.V != wire.Version {
-		return v, fmt.Errorf("%w: version %d, want %d", errBad, head.V, wire.Version)
-	}
-	dec := json.NewDecoder(bytes.NewReader(payload))
-	if err := dec.Decode(&v); err != nil {
-		return v, fmt.Errorf("%w: %w", errBad, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return v, fmt.Errorf("%w: something behind the value", errBad)
+// message is a pointer to a message that can be checked.
+type message[T any] interface {
+	*T
+	Validate() error
+}
+
+// parse reads a message of at most limit bytes; errors wrap errBad.
+func parse[T any, P message[T]](payload []byte, limit int) (*T, error) {
+	v, err := wire.Parse[T, P](payload, limit)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBad, err)
 	}
 	return v, nil
 }

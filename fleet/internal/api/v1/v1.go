@@ -295,3 +295,14 @@ type RolloutChange struct {
 	Rollout    Rollout     `json:"rollout"`
 	Executions []Execution `json:"executions" doc:"Those that changed since the event before"`
 }
+
+// GetStatus is the HTTP status.
+func (p *Problem) GetStatus() int { return p.Status }
+
+// ContentType is how a problem's JSON is called.
+func (p *Problem) ContentType(string) string { return "application/problem+json" }
+
+// A Ping is an event that says nothing but that the stream lives.
+type Ping struct {
+	Time time.Time `json:"time"`
+}
