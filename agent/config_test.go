@@ -4,10 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/hal"
 )
 
@@ -31,6 +33,26 @@ pipelines:
 	id, err := f.DeviceName()
 	if err != nil && hal.CodeOf(err) != hal.CodeConfig || err == nil && id == "" {
 		t.Errorf("device name %q, %v", id, err)
+	}
+}
+
+// The example works as it is, and with every setting that it shows switched on.
+func TestExampleConfig(t *testing.T) {
+	f, err := ParseFile("agent.example.yaml", "/etc/covey", []byte(firmware.ExampleConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Device != "porch" || f.Home == nil || len(f.Pipelines) != 1 || f.Pipelines[0].Model != "/etc/covey/mobilenet.tflite" {
+		t.Errorf("got %+v", f)
+	}
+	setting := regexp.MustCompile(`(?m)^( *)# ( *[a-z_]+:( |$))`)
+	f, err = ParseFile("agent.example.yaml", "/etc/covey", []byte(setting.ReplaceAllString(firmware.ExampleConfig, "$1$2")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := f.Pipelines[0]
+	if len(f.Pipelines) != 2 || f.Fleet.URL == "" || f.Home.PasswordFile == "" || f.HealthSeconds == 0 || p.Memory == 0 || p.Top == 0 || p.Source.FPS == 0 {
+		t.Errorf("settings were not switched on: %+v", f)
 	}
 }
 

@@ -1,0 +1,16 @@
+// Package firmware is what a board has beneath the agent: its service, an example
+// of its configuration, and the answer to which board it is.
+package firmware
+
+import _ "embed"
+
+// AgentUnit is the systemd unit of covey-agent.
+//
+//go:embed systemd/covey-agent.service
+var AgentUnit string
+
+// ExampleConfig is a commented configuration file that works once its paths and
+// addresses are right.
+//
+//go:embed agent.example.yaml
+var ExampleConfig string

@@ -1,0 +1,76 @@
+package firmware
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+func file(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+
+func TestDetect(t *testing.T) {
+	tests := []struct {
+		name string
+		root fstest.MapFS
+		want Board
+	}{
+		{"raspberry pi", fstest.MapFS{
+			"sys/firmware/devicetree/base/model":      file("Raspberry Pi 4 Model B Rev 1.4\x00"),
+			"sys/firmware/devicetree/base/compatible": file("raspberrypi,4-model-b\x00brcm,bcm2711\x00"),
+			"proc/meminfo":                  file("MemTotal:        3884360 kB\nMemFree: 1 kB\n"),
+			"sys/devices/system/cpu/online": file("0-3\n"),
+		}, Board{"Raspberry Pi 4 Model B Rev 1.4", "raspberrypi,4-model-b", "brcm,bcm2711", 3884360 << 10, 4}},
+		{"pc", fstest.MapFS{
+			"sys/class/dmi/id/sys_vendor":   file("LENOVO\n"),
+			"sys/class/dmi/id/product_name": file("ThinkCentre  M70q\n"),
+			"sys/devices/system/cpu/online": file("0,2-3"),
+		}, Board{Name: "LENOVO ThinkCentre M70q", CPUs: 3}},
+		{"nothing", fstest.MapFS{}, Board{}},
+		{"nonsense", fstest.MapFS{
+			"sys/firmware/devicetree/base/model":      file("\x00\xff\x01"),
+			"sys/firmware/devicetree/base/compatible": file("\x00\x00"),
+			"proc/meminfo":                  file("MemTotal: -5 kB"[:10] + " 99999999999999999999 kB"),
+			"sys/devices/system/cpu/online": file("3-1"),
+		}, Board{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := Detect(tt.root); got != tt.want {
+				t.Errorf("got  %+v\nwant %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestDetectThisMachine(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("linux only")
+	}
+	if b := Detect(os.DirFS("/")); b.RAM < 64<<20 || b.CPUs < 1 {
+		t.Errorf("got %+v", b)
+	}
+}
+
+// The unit's exposure may not grow: systemd's own judge says how exposed it is,
+// in tenths.
+func TestUnitIsHardened(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("no systemd-analyze here")
+	}
+	unit := filepath.Join(t.TempDir(), "covey-agent.service")
+	if err := os.WriteFile(unit, []byte(AgentUnit), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(analyze, "security", "--offline=yes", "--threshold=15", unit).CombinedOutput()
+	if strings.Contains(string(out), "unrecognized option") {
+		t.Skip("systemd-analyze is too old for --offline")
+	}
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
