@@ -55,7 +55,7 @@ var arrows = []struct{ room, may string }{
 	// agent brings them together.
 	{"agent/internal/update", "agent/internal/slots fleet/blob fleet/release"},
 	{"agent/internal/slots", "fleet/blob fleet/release"},
-	{"agent/internal/pipeline", "agent/internal/event hal/vision"},
+	{"agent/internal/pipeline", "agent/internal/event hal/task hal/vision"},
 	{"agent/internal/uplink", "agent/internal/event fleet/blob"},
 	{"agent/internal/local", "agent/internal/health"},
 	{"agent/internal/health", "hal/sketch"},
@@ -108,6 +108,7 @@ var deps = []struct{ module, rooms string }{
 	{"github.com/prometheus/client_golang", "fleet fleet/internal/... agent/internal/health agent/internal/local"},
 	{"github.com/spf13/cobra", "agent/cmd/covey-agent fleet/cmd/covey fleet/cmd/covey-fleet"},
 	{"github.com/klauspost/compress", "agent/internal/uplink agent/internal/update fleet/internal/... fleet/wire_test"},
+	{"github.com/santhosh-tekuri/jsonschema/v6", "fleet/wire_test"},
 	{"go.yaml.in/yaml/v3", "agent fleet"},
 	{"github.com/rs/zerolog", "agent/... fleet fleet/internal/... fleet/link/... fleet/cmd/... fleet/sim fleet/e2e hal/runner hal/cmd/... scripts/benchmark"},
 	{"golang.org/x/image", "hal/vision hal/source/... agent/... hal/task_test"},

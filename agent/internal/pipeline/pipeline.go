@@ -19,6 +19,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/task"
 	"github.com/covey-edge/covey/hal/vision"
 )
 
@@ -35,21 +36,12 @@ type Filler interface {
 	Fill(dst []byte, f *hal.Frame) (vision.View, error)
 }
 
-// A Decoder makes items of a model's outputs. It is used by one goroutine at a time.
-type Decoder interface {
-	// Kind is the kind of its results: classify, detect, raw.
-	Kind() string
-	// Decode appends the items of a run to dst. What they point to (boxes) is the
-	// decoder's and good until its next Decode.
-	Decode(dst []wire.Item, s hal.Session, buf int, v vision.View) ([]wire.Item, error)
-}
-
 // A Model is a session with how to feed and how to read it. The session is warm:
 // it has run at least once.
 type Model struct {
 	Session hal.Session
 	Filler  Filler
-	Decoder Decoder
+	Decoder task.Decoder
 	Ref     wire.ModelRef
 }
 

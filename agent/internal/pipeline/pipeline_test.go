@@ -15,6 +15,7 @@ import (
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/haltest"
+	"github.com/covey-edge/covey/hal/task"
 	"github.com/covey-edge/covey/hal/vision"
 )
 
@@ -23,7 +24,6 @@ import (
 type copier struct {
 	fillErr   func(seq uint64) error
 	decodeErr func(seq uint64) error
-	box       [4]float32
 }
 
 func (c *copier) Fill(dst []byte, f *hal.Frame) (vision.View, error) {
@@ -37,17 +37,17 @@ func (c *copier) Fill(dst []byte, f *hal.Frame) (vision.View, error) {
 	return vision.View{}, nil
 }
 
-func (c *copier) Kind() string { return "raw" }
-
-func (c *copier) Decode(dst []wire.Item, s hal.Session, buf int, _ vision.View) ([]wire.Item, error) {
-	d := s.Output(buf, 0).Data
+func (c *copier) Decode(o task.Outputs, buf int, r *task.Result) error {
+	d := o.Output(buf, 0).Data
 	seq := uint64(d[0]) | uint64(d[1])<<8 | uint64(d[2])<<16
 	if c.decodeErr != nil {
 		if err := c.decodeErr(seq); err != nil {
-			return dst, err
+			return err
 		}
 	}
-	return append(dst, wire.Item{Label: "n", ID: int(seq), Score: 1, Box: &c.box}), nil
+	r.Kind = task.Raw
+	r.Items = append(r.Items[:0], task.Item{Label: "n", ID: int(seq), Score: 1, Box: [4]float32{0, 0, 1, 1}, HasBox: true})
+	return nil
 }
 
 func engine(latency time.Duration) *haltest.FakeEngine {

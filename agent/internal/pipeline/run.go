@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 	"unsafe"
 
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/task"
+	"github.com/covey-edge/covey/hal/vision"
 )
 
 const (
@@ -23,7 +26,9 @@ const (
 // runState is what the running goroutine keeps from frame to frame.
 type runState struct {
 	id     []byte // IDPrefix and "-", with room for a number
+	answer task.Result
 	items  []wire.Item
+	boxes  [][4]float32 // of items
 	result wire.Result
 
 	gen       *generation // of the last published result
@@ -54,7 +59,7 @@ func (p *Pipeline) process(ctx context.Context, j job) {
 
 var errAlreadyLost = fmt.Errorf("another frame's run: %w", hal.ErrLost)
 
-// infer runs and decodes a job into p.run.items.
+// infer runs and decodes a job into p.run.answer.
 func (p *Pipeline) infer(j job) (wire.Latency, error) {
 	if j.gen.lost.Load() {
 		return wire.Latency{}, errAlreadyLost
@@ -64,10 +69,7 @@ func (p *Pipeline) infer(j job) (wire.Latency, error) {
 		return wire.Latency{}, err
 	}
 	begin := time.Now()
-	err = safely(func() (err error) {
-		p.run.items, err = j.gen.Decoder.Decode(p.run.items[:0], j.gen.Session, j.buf, j.view)
-		return err
-	})
+	err = safely(func() error { return j.gen.Decoder.Decode(j.gen.Session, j.buf, &p.run.answer) })
 	return wire.Latency{Pre: ms(j.pre), Inv: ms(timing.Engine), Post: ms(time.Since(begin))}, err
 }
 
@@ -98,17 +100,31 @@ func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency) {
 // string of its own would be an allocation for each frame.
 func (p *Pipeline) result(j job, lat wire.Latency) *wire.Result {
 	p.run.id = strconv.AppendUint(p.run.id[:len(p.cfg.IDPrefix)+1], j.n, 10)
+	p.run.setItems(j.view)
 	r := &p.run.result
 	*r = wire.Result{
 		V: wire.Version, ID: unsafe.String(&p.run.id[0], len(p.run.id)),
 		TS: j.captured, Pipe: p.cfg.Name, Frame: j.seq, Name: j.name,
 		Model: j.gen.Ref, Accel: j.gen.accel, LatMS: lat,
-		Kind: j.gen.Decoder.Kind(), Items: p.run.items,
+		Kind: p.run.answer.Kind, Items: p.run.items,
 	}
 	if p.cfg.SID != nil {
 		r.SID = p.cfg.SID()
 	}
 	return r
+}
+
+// setItems makes items of the answer, with boxes in 0..1 of the frame.
+func (r *runState) setItems(v vision.View) {
+	r.items, r.boxes = r.items[:0], slices.Grow(r.boxes[:0], len(r.answer.Items)) // boxes stay where they are
+	for _, it := range r.answer.Items {
+		item := wire.Item{Label: it.Label, ID: it.ID, Score: it.Score}
+		if it.HasBox {
+			r.boxes = append(r.boxes, v.Box(it.Box))
+			item.Box = &r.boxes[len(r.boxes)-1]
+		}
+		r.items = append(r.items, item)
+	}
 }
 
 func (p *Pipeline) delivered(j job) {
