@@ -1,0 +1,227 @@
+// Package api is the controller's REST API: what people and programs may ask of
+// it over HTTPS, and what they are told when it goes wrong. Operations are
+// written once, in code, and the OpenAPI document is made of them. The package
+// decides nothing about devices; it asks the rooms that do.
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
+	"github.com/covey-edge/covey/fleet/internal/auth"
+	"github.com/covey-edge/covey/fleet/internal/registry"
+	"github.com/covey-edge/covey/fleet/internal/rollout"
+
+	"github.com/covey-edge/covey/fleet/blob"
+)
+
+// Config of an API. All fields are needed but the last two.
+type Config struct {
+	Version string // of the controller
+	URL     string // of this API, as others reach it: https://host:port
+	MQTT    string // of the broker, as others reach it: mqtts://host:port
+	Root    string // of the topic tree
+
+	Auth      *auth.Authority
+	Registry  *registry.Registry
+	Rollouts  *rollout.Service
+	Catalogue *rollout.Catalogue
+	Blobs     *blob.Store
+	// KickHome ends the connections of a home's MQTT user.
+	KickHome func(user string)
+	// Metrics is what /metrics shows; the API adds its own to it.
+	Metrics *prometheus.Registry
+	Log     zerolog.Logger
+
+	// Ready says why the controller is not ready; nil: it always is.
+	Ready func() error
+}
+
+// An API is an http.Handler for all paths. Its requests end when Stop is called.
+type API struct {
+	cfg     Config
+	mux     *http.ServeMux
+	huma    huma.API
+	openapi []byte
+	enrol   limiter
+	uploads locks
+	seen    *prometheus.HistogramVec
+
+	stop     chan struct{}
+	stopping sync.Once
+}
+
+// New makes the API.
+func New(cfg Config) (*API, error) {
+	a := &API{cfg: cfg, mux: http.NewServeMux(), stop: make(chan struct{})}
+	hc := huma.DefaultConfig("Covey controller", cfg.Version)
+	hc.Info.Description = "Devices, releases and rollouts of a fleet. Errors are application/problem+json with a code that does not change."
+	hc.OpenAPIPath, hc.DocsPath, hc.SchemasPath = "", "", "" // served here, behind the token
+	hc.CreateHooks = nil
+	hc.Transformers = []huma.Transformer{problemOfHuma}
+	hc.RejectUnknownQueryParameters = true
+	hc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer"}}
+	hc.Servers = []*huma.Server{{URL: cfg.URL}}
+	a.huma = humago.New(a.mux, hc)
+
+	a.system()
+	a.devices()
+	a.people()
+	a.releases()
+	a.rollouts()
+	a.watches()
+	// What huma would have answered with; everything is a Problem here.
+	delete(a.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel")
+	delete(a.huma.OpenAPI().Components.Schemas.Map(), "ErrorDetail")
+	var err error
+	if a.openapi, err = a.huma.OpenAPI().MarshalJSON(); err != nil {
+		return nil, err
+	}
+	return a, a.metrics()
+}
+
+// Stop ends the streams that would go on for ever, so that a server can shut
+// down. Stopping twice is allowed.
+func (a *API) Stop() { a.stopping.Do(func() { close(a.stop) }) }
+
+// access is how an operation is let in.
+type access struct {
+	role auth.Role
+	open bool // the operation checks by itself, or needs not
+}
+
+var (
+	viewer   = access{role: auth.RoleViewer}
+	operator = access{role: auth.RoleOperator}
+	admin    = access{role: auth.RoleAdmin}
+	open     = access{open: true}
+)
+
+// add registers an operation. The access it says is enforced before its input
+// is read.
+func add[I, O any](a *API, op huma.Operation, acc access, fn func(context.Context, *I) (*O, error)) {
+	huma.Register(a.huma, a.prepare(op, acc), func(ctx context.Context, in *I) (*O, error) {
+		out, err := fn(ctx, in)
+		if err != nil {
+			return nil, a.problem(op.OperationID, err)
+		}
+		return out, nil
+	})
+}
+
+func (a *API) prepare(op huma.Operation, acc access) huma.Operation {
+	op.Responses = map[string]*huma.Response{"default": {
+		Description: "What went wrong",
+		Content: map[string]*huma.MediaType{"application/problem+json": {
+			Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[v1.Problem](), true, ""),
+		}},
+	}}
+	if op.MaxBodyBytes == 0 {
+		op.MaxBodyBytes = v1.MaxBody
+	}
+	if !acc.open {
+		op.Security = []map[string][]string{{"bearer": {}}}
+		op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
+			if p := principal(ctx.Context()); !p.Role.Covers(acc.role) {
+				a.writeHuma(ctx, forbidden(p, acc.role))
+				return
+			}
+			next(ctx)
+		})
+	}
+	return op
+}
+
+// openPaths are all calls that need no bearer token. Enrol and renew check a
+// join token and a device's certificate instead.
+var openPaths = map[string]bool{
+	"GET /healthz": true, "GET /readyz": true, "POST /v1/enrol": true, "POST /v1/renew": true,
+}
+
+type principalKey struct{}
+
+// principal is who makes the request: nobody on an open path.
+func principal(ctx context.Context) auth.Principal {
+	p, _ := ctx.Value(principalKey{}).(auth.Principal)
+	return p
+}
+
+// ServeHTTP lets in who has a token, and nobody else but on the open paths: an
+// operation that forgets to say its access is closed, not open.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	sw := &statusWriter{ResponseWriter: w}
+	defer func() {
+		if v := recover(); v != nil {
+			a.cfg.Log.Error().Interface("panic", v).Str("method", r.Method).Str("path", r.URL.Path).Msg("request failed")
+			if v == http.ErrAbortHandler || sw.status != 0 {
+				panic(http.ErrAbortHandler) // too late to say anything: cut the connection
+			}
+			write(sw, internal())
+		}
+		a.observe(r, sw.status, time.Since(start))
+	}()
+	sw.Header().Set("X-Content-Type-Options", "nosniff")
+	sw.Header().Set("Cache-Control", "no-store")
+	if !openPaths[r.Method+" "+r.URL.Path] {
+		p, err := a.bearer(r)
+		if err != nil {
+			sw.Header().Set("WWW-Authenticate", `Bearer realm="covey"`)
+			write(sw, a.problem("bearer", err))
+			return
+		}
+		r = r.WithContext(context.WithValue(r.Context(), principalKey{}, p))
+	}
+	a.mux.ServeHTTP(sw, r)
+}
+
+func (a *API) bearer(r *http.Request) (auth.Principal, error) {
+	token, ok := bearerOf(r.Header.Get("Authorization"))
+	if !ok {
+		return auth.Principal{}, unauthorized("the request has no bearer token")
+	}
+	p, err := a.cfg.Auth.Bearer(token)
+	if errors.Is(err, auth.ErrDenied) {
+		err = unauthorized("the bearer token is not known here")
+	}
+	return p, err
+}
+
+func bearerOf(header string) (token string, ok bool) {
+	scheme, token, ok := strings.Cut(header, " ")
+	return strings.TrimSpace(token), ok && strings.EqualFold(scheme, "bearer") && strings.TrimSpace(token) != ""
+}
+
+// A statusWriter remembers the status.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

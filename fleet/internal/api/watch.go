@@ -1,0 +1,177 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/sse"
+
+	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
+	"github.com/covey-edge/covey/fleet/internal/registry"
+	"github.com/covey-edge/covey/fleet/internal/rollout"
+	"github.com/covey-edge/covey/fleet/wire"
+)
+
+const (
+	// pingEvery tells both ends of a quiet stream that the other is there.
+	pingEvery = 15 * time.Second
+	// settle is how long changes are gathered before they are sent.
+	settle = 100 * time.Millisecond
+)
+
+// watches registers the streams. Each begins with how things stand.
+func (a *API) watches() {
+	tags := []string{"watch"}
+	devices := a.prepare(huma.Operation{OperationID: "watch-devices", Method: http.MethodGet, Path: "/v1/watch/devices", Summary: "Devices of a query, now and whenever they change", Tags: tags}, viewer)
+	sse.Register(a.huma, devices, map[string]any{"device": v1.DeviceChange{}, "ping": v1.Ping{}}, a.watchDevices)
+	rollouts := a.prepare(huma.Operation{OperationID: "watch-rollout", Method: http.MethodGet, Path: "/v1/watch/rollouts/{id}", Summary: "A rollout, now and whenever it changes, until it is over", Tags: tags}, viewer)
+	rollouts.Middlewares = append(rollouts.Middlewares, a.knownRollout)
+	sse.Register(a.huma, rollouts, map[string]any{"rollout": v1.RolloutChange{}, "ping": v1.Ping{}}, a.watchRollout)
+}
+
+// WatchDevices is what watch-devices takes.
+type WatchDevices struct {
+	Query string `query:"query" maxLength:"1024"`
+
+	q registry.Query
+}
+
+// Resolve refuses a bad query before the stream begins.
+func (w *WatchDevices) Resolve(huma.Context) []error {
+	q, err := query(w.Query)
+	if err != nil {
+		return []error{&huma.ErrorDetail{Location: "query.query", Message: err.Error()}}
+	}
+	w.q = q
+	return nil
+}
+
+func (a *API) watchDevices(ctx context.Context, in *WatchDevices, send sse.Sender) {
+	w := a.cfg.Registry.Watch(1024)
+	defer w.Close()
+	sent := map[wire.DeviceID]v1.Device{}
+	show := func(d registry.Device) error {
+		desired, err := a.cfg.Registry.Desired(d.ID)
+		if err != nil {
+			return err
+		}
+		now := deviceOf(d, desired, time.Now())
+		if old, ok := sent[d.ID]; ok && sameDevice(old, now) {
+			return nil
+		}
+		sent[d.ID] = now
+		return send.Data(v1.DeviceChange{Device: now})
+	}
+	all := func() error {
+		for _, d := range a.cfg.Registry.Devices(in.q) {
+			if err := show(d); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err := all()
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	for err == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.stop:
+			return
+		case <-ping.C:
+			err = send.Data(v1.Ping{Time: time.Now().UTC()})
+		case e := <-w.C:
+			d, found := a.cfg.Registry.Device(e.Device)
+			_, shown := sent[e.Device] // one that left the group is shown leaving
+			switch {
+			case e.Kind == registry.EventLagged:
+				err = all()
+			case e.Kind == registry.EventResult || !found:
+			case in.q.Match(d) || shown:
+				err = show(d)
+			}
+		}
+	}
+}
+
+// sameDevice says whether nothing but the time changed.
+func sameDevice(a, b v1.Device) bool {
+	a.Seen = b.Seen
+	return reflect.DeepEqual(a, b)
+}
+
+// knownRollout answers not found while there is still a status to say it with.
+func (a *API) knownRollout(ctx huma.Context, next func(huma.Context)) {
+	if _, _, err := a.cfg.Rollouts.Get(ctx.Param("id")); err != nil {
+		a.writeHuma(ctx, a.problem("watch-rollout", err))
+		return
+	}
+	next(ctx)
+}
+
+func (a *API) watchRollout(ctx context.Context, in *rolloutID, send sse.Sender) {
+	sent := map[wire.DeviceID]v1.Execution{}
+	var last v1.Rollout
+	for {
+		changed := a.cfg.Rollouts.Changed()
+		r, xs, err := a.cfg.Rollouts.Get(in.ID)
+		if err != nil {
+			return
+		}
+		c := v1.RolloutChange{Rollout: rolloutOf(r), Executions: news(sent, xs)}
+		if len(c.Executions) > 0 || !reflect.DeepEqual(c.Rollout, last) {
+			last = c.Rollout
+			if send.Data(c) != nil {
+				return
+			}
+		}
+		if !r.Ended.IsZero() || !a.pause(ctx, changed, send) {
+			return
+		}
+	}
+}
+
+// news are the executions that differ from what was sent, which it updates.
+func news(sent map[wire.DeviceID]v1.Execution, xs []rollout.Execution) []v1.Execution {
+	list := []v1.Execution{}
+	for _, x := range xs {
+		v := executionOf(x)
+		if old, ok := sent[x.Device]; ok && reflect.DeepEqual(old, v) {
+			continue
+		}
+		sent[x.Device] = v
+		list = append(list, v)
+	}
+	return list
+}
+
+// pause waits for a change, and a little more for those that come with it.
+func (a *API) pause(ctx context.Context, changed <-chan struct{}, send sse.Sender) (goOn bool) {
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-a.stop:
+			return false
+		case <-ping.C:
+			if send.Data(v1.Ping{Time: time.Now().UTC()}) != nil {
+				return false
+			}
+		case <-changed:
+			t := time.NewTimer(settle)
+			defer t.Stop()
+			select {
+			case <-ctx.Done():
+				return false
+			case <-t.C:
+				return true
+			}
+		}
+	}
+}
