@@ -35,6 +35,7 @@ type process struct {
 	count uint64        // requests sent
 
 	mu     sync.Mutex
+	phase  string     // what it is doing: "start", "AllocateTensors", "run"
 	cause  *hal.Error // why we killed it, if we did
 	closed bool
 }
@@ -90,10 +91,8 @@ func (p *process) hello(ctx context.Context) error {
 // call sends a JSON request, with a descriptor unless it is -1, and reads the
 // answer into v. The runner is killed when ctx ends before that.
 func (p *process) call(ctx context.Context, phase string, h proto.Header, body any, fd int, v any) error {
-	stop := context.AfterFunc(ctx, func() {
-		p.kill(&hal.Error{Code: hal.CodeTimeout, Text: fmt.Sprintf("runner %s was killed: %s took too long (%v)", p.name, phase, context.Cause(ctx)), Err: ctx.Err()})
-	})
-	defer stop()
+	p.enter(phase)
+	defer context.AfterFunc(ctx, func() { p.late(ctx) })()
 	h.Request = p.next()
 	packet, err := proto.Pack(h, body)
 	if err != nil {
@@ -104,15 +103,15 @@ func (p *process) call(ctx context.Context, phase string, h proto.Header, body a
 		oob = unix.UnixRights(fd)
 	}
 	if err := p.send(packet, oob); err != nil {
-		return p.died(phase)
+		return p.died()
 	}
 	for {
 		got, answer, err := p.receive(h)
 		switch {
 		case err != nil:
-			return p.lost(err, phase)
+			return p.lost(err)
 		case got == proto.KindNote:
-			phase = proto.OneLine(string(answer))
+			p.enter(proto.OneLine(string(answer)))
 		case v == nil:
 			return nil
 		default:
@@ -122,6 +121,24 @@ func (p *process) call(ctx context.Context, phase string, h proto.Header, body a
 			return nil
 		}
 	}
+}
+
+// enter says what the runner does from now on.
+func (p *process) enter(phase string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.phase = phase
+}
+
+func (p *process) doing() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.phase
+}
+
+// late kills a runner whose caller does not wait any longer.
+func (p *process) late(ctx context.Context) {
+	p.kill(&hal.Error{Code: hal.CodeTimeout, Text: fmt.Sprintf("runner %s was killed: %s took too long (%v)", p.name, p.doing(), ctx.Err()), Err: ctx.Err()})
 }
 
 // next is the number of the next request.
@@ -174,13 +191,13 @@ func knownCode(c hal.Code) hal.Code {
 
 // lost turns an error of receive into the caller's: what the runner refused is
 // passed on, what ended it is explained.
-func (p *process) lost(err error, phase string) error {
+func (p *process) lost(err error) error {
 	var refused *hal.Error
 	switch {
 	case errors.As(err, &refused):
 		return refused
 	case errors.Is(err, errGone):
-		return p.died(phase)
+		return p.died()
 	}
 	return p.broken(err)
 }
@@ -188,15 +205,15 @@ func (p *process) lost(err error, phase string) error {
 // broken ends a runner that does not keep to the protocol.
 func (p *process) broken(err error) error {
 	p.kill(&hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s broke the protocol: %v", p.name, err), Err: hal.ErrLost})
-	return p.died("")
+	return p.died()
 }
 
 // died waits for the end of a runner whose socket is gone and says why it ended.
-func (p *process) died(phase string) error {
+func (p *process) died() error {
 	select {
 	case <-p.ended:
 	case <-time.After(graceful):
-		p.kill(&hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s closed its socket during %s", p.name, phase)})
+		p.kill(&hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s closed its socket during %s", p.name, p.doing())})
 		<-p.ended
 	}
 	p.mu.Lock()
@@ -204,7 +221,7 @@ func (p *process) died(phase string) error {
 	if p.cause != nil {
 		return &hal.Error{Code: p.cause.Code, Text: p.cause.Text, Err: errors.Join(hal.ErrLost, p.cause.Err)}
 	}
-	return verdict(p.name, phase, p.cmd.ProcessState, p.said.last())
+	return verdict(p.name, p.phase, p.cmd.ProcessState, p.said.last())
 }
 
 // verdict says why a runner that we did not kill has ended.

@@ -126,14 +126,15 @@ func (s *session) Run(buf int) (hal.Timing, error) {
 	h := proto.Header{Kind: proto.KindRun, Session: s.id, Request: s.runner.next()}
 	h.Put(s.packet[:], proto.RunSize)
 	proto.PutRun(s.packet[proto.HeaderSize:], buf)
+	s.runner.enter("run")
 	s.watch.Reset(s.deadline)
 	defer s.watch.Stop()
 	if err := s.runner.send(s.packet[:], nil); err != nil {
-		return hal.Timing{}, s.fail(s.runner.died("run"))
+		return hal.Timing{}, s.fail(s.runner.died())
 	}
 	_, body, err := s.runner.receive(h)
 	if err != nil {
-		return hal.Timing{}, s.fail(s.runner.lost(err, "run"))
+		return hal.Timing{}, s.fail(s.runner.lost(err))
 	}
 	if err := b.ran.Parse(body, &s.opened, s.layout.Buffers[buf].Out); err != nil {
 		return hal.Timing{}, s.fail(s.runner.broken(err))

@@ -15,15 +15,6 @@ import (
 	"github.com/covey-edge/covey/hal/runner"
 )
 
-// TestMain lets the test binary be the stage too.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "stage" {
-		os.Stderr.WriteString(runner.Stage(os.Args[2:]).Error() + "\n")
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
 // tflite is the engine over the real runner, through the real stage.
 func tflite(t testing.TB) *runner.Engine {
 	t.Helper()

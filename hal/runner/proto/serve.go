@@ -79,23 +79,29 @@ func (s *server) next() (done bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("read request: %w", err)
 	}
-	fds, err := descriptors(s.oob[:oobn])
-	defer closeAll(fds)
 	if n == 0 {
 		return true, nil
 	}
-	if err != nil || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		return false, fmt.Errorf("read request: cut short (flags %#x): %v", flags, err)
-	}
-	h, body, err := Parse(s.in[:n])
+	h, body, fds, err := s.parse(n, oobn, flags)
 	if err != nil {
+		closeAll(fds)
 		return false, err
 	}
-	if h.Kind == KindRun {
+	if h.Kind == KindRun && len(fds) == 0 {
 		return false, s.run(h, body)
 	}
 	answer, err := s.do(h, body, fds)
+	closeAll(fds)
 	return false, s.reply(h, answer, err)
+}
+
+func (s *server) parse(n, oobn, flags int) (Header, []byte, []int, error) {
+	fds, err := descriptors(s.oob[:oobn])
+	if err != nil || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		return Header{}, nil, fds, fmt.Errorf("read request: cut short (flags %#x): %v", flags, err)
+	}
+	h, body, err := Parse(s.in[:n])
+	return h, body, fds, err
 }
 
 // reply sends an answer, or why there is none.

@@ -1,0 +1,405 @@
+package runner
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/haltest"
+)
+
+// badProgram is the path of testdata/badrunner, built by TestMain: a race-built
+// test binary could not be its own runner, it needs terabytes of address space.
+var badProgram string
+
+// TestMain lets the test binary be the stage, and an agent that can be killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "stage" {
+		fmt.Fprintln(os.Stderr, Stage(os.Args[2:]))
+		os.Exit(1)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "agent" {
+		agent(os.Args[2])
+		return
+	}
+	dir, err := os.MkdirTemp("", "badrunner")
+	if err != nil {
+		panic(err)
+	}
+	badProgram = filepath.Join(dir, "badrunner")
+	build := exec.Command("go", "build", "-o", badProgram, "./testdata/badrunner")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build badrunner: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// bad is an engine whose runner misbehaves.
+func bad(t testing.TB, mode string) *Engine {
+	t.Helper()
+	return New(badConfig(mode, zerolog.New(zerolog.NewTestWriter(t))))
+}
+
+func badConfig(mode string, log zerolog.Logger) Config {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return Config{Name: "bad", Program: badProgram, Stage: []string{self, "stage"}, Env: []string{"MODE=" + mode}, Logger: log}
+}
+
+func someModel(t testing.TB) hal.Model {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "model")
+	if err := os.WriteFile(path, []byte("some model"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return hal.Model{Name: "some", Path: path}
+}
+
+func TestGoodSuite(t *testing.T) { haltest.Engine(t, bad(t, "good"), someModel(t)) }
+
+func TestOpenFails(t *testing.T) {
+	for _, c := range []struct {
+		mode string
+		code hal.Code
+		text string
+	}{
+		{"exit-start", hal.CodeEngine, "cannot open shared object file"},
+		{"silent-start", hal.CodeTimeout, "start took too long"},
+		{"garbage-start", hal.CodeEngine, "broke the protocol"},
+		{"empty-start", hal.CodeEngine, "closed its socket during start"},
+		{"crash-open", hal.CodeCrash, "died by SIGSEGV in AllocateTensors"},
+		{"hang-open", hal.CodeTimeout, "took too long"},
+		{"notes", hal.CodeTimeout, "took too long"},
+		{"refuse-open", hal.CodeOp, `operator "Foo"  is not  here`},
+		{"made-up-code", hal.CodeEngine, "now"},
+		{"huge", hal.CodeEngine, "broke the protocol"},
+		{"negative", hal.CodeEngine, "broke the protocol"},
+		{"many", hal.CodeEngine, "broke the protocol"},
+	} {
+		t.Run(c.mode, func(t *testing.T) {
+			t.Parallel()
+			s, err := bad(t, c.mode).Open(t.Context(), someModel(t), hal.Options{OpenTimeout: 700 * time.Millisecond})
+			if err == nil {
+				s.Close()
+				t.Fatal("it opened")
+			}
+			if got := hal.CodeOf(err); got != c.code || !strings.Contains(err.Error(), c.text) || strings.ContainsAny(err.Error(), "\n\x00") {
+				t.Errorf("%v, want %s with %q on one line", err, c.code, c.text)
+			}
+		})
+	}
+}
+
+func TestRunFails(t *testing.T) {
+	for _, c := range []struct {
+		mode string
+		code hal.Code
+		text string
+		lost bool
+	}{
+		{"refuse-run", hal.CodeInvoke, "bad input", false},
+		{"crash-run", hal.CodeCrash, "died by SIGABRT in run", true},
+		{"exit-run", hal.CodeCrash, "ended with status 7 in run: goodbye", true},
+		{"killed-run", hal.CodeMemory, "died by SIGKILL in run", true},
+		{"hang-run", hal.CodeTimeout, "a run took longer than 300ms", true},
+		{"memory-run", hal.CodeMemory, "past its memory limit", true},
+		{"too-large", hal.CodeEngine, "broke the protocol", true},
+		{"wrong-shape", hal.CodeEngine, "broke the protocol", true},
+		{"wrong-rank", hal.CodeEngine, "broke the protocol", true},
+		{"late-time", hal.CodeEngine, "broke the protocol", true},
+		{"stray", hal.CodeEngine, "broke the protocol", true},
+		{"cut", hal.CodeEngine, "broke the protocol", true},
+	} {
+		t.Run(c.mode, func(t *testing.T) {
+			t.Parallel()
+			o := hal.Options{MemoryLimit: 1 << 30}
+			if c.mode == "hang-run" {
+				o.Deadline = 300 * time.Millisecond
+			}
+			e, m := bad(t, c.mode), someModel(t)
+			s, err := e.Open(t.Context(), m, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			_, err = s.Run(0)
+			if got := hal.CodeOf(err); got != c.code || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("%v, want %s with %q", err, c.code, c.text)
+			}
+			if took := time.Since(start); c.mode == "hang-run" && took > o.Deadline+time.Second {
+				t.Errorf("a hanging run took %v, deadline %v", took, o.Deadline)
+			}
+			if errors.Is(err, hal.ErrLost) != c.lost {
+				t.Errorf("%v: lost is %v, want %v", err, !c.lost, c.lost)
+			}
+			if _, again := s.Run(1); (again.Error() != err.Error()) && c.lost {
+				t.Errorf("the second run says %v, the first %v", again, err)
+			}
+			_ = s.Input(0, 0)[0] // its memory stays until Close
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			// A lost session costs nothing but itself.
+			if s, err = e.Open(t.Context(), m, o); err != nil {
+				t.Fatalf("open again: %v", err)
+			}
+			s.Close()
+		})
+	}
+}
+
+func TestOutputShapeIsOfTheRun(t *testing.T) {
+	s, err := bad(t, "dynamic").Open(t.Context(), someModel(t), hal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := s.Info().Outputs[0].Shape[0]; got != -1 {
+		t.Errorf("Info says %d rows, want -1: not known before the run", got)
+	}
+	for n := 1; n <= 5; n++ {
+		if _, err := s.Run(0); err != nil {
+			t.Fatal(err)
+		}
+		if out, want := s.Output(0, 0), n%4; out.Shape[0] != want || len(out.Data) != 2*want {
+			t.Errorf("run %d: shape %v, %d bytes, want %d rows", n, out.Shape, len(out.Data), want)
+		}
+	}
+}
+
+func TestStderrIsBounded(t *testing.T) {
+	lines := 0
+	log := zerolog.New(writer(func(p []byte) { lines++ }))
+	s, err := New(badConfig("flood-stderr", log)).Open(t.Context(), someModel(t), hal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if kept := len(s.(*session).runner.said.last()); kept > maxSaid {
+		t.Errorf("%d bytes kept, limit %d", kept, maxSaid)
+	}
+	if lines != maxLines+1 {
+		t.Errorf("%d lines logged, want %d and one that says so", lines, maxLines)
+	}
+}
+
+type writer func([]byte)
+
+func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
+
+func TestCloseEndsADeafRunner(t *testing.T) {
+	s, err := bad(t, "hang-close").Open(t.Context(), someModel(t), hal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := s.(*session).runner.cmd.Process.Pid
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Kill(pid, 0); err != unix.ESRCH {
+		t.Errorf("runner %d is still there: %v", pid, err)
+	}
+}
+
+func TestOpenEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := bad(t, "hang-open").Open(ctx, someModel(t), hal.Options{})
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 2*time.Second {
+		t.Errorf("%v after %v", err, time.Since(start))
+	}
+}
+
+func TestLimits(t *testing.T) {
+	s, err := bad(t, "good").Open(t.Context(), someModel(t), hal.Options{MemoryLimit: 2 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	proc := fmt.Sprintf("/proc/%d/", s.(*session).runner.cmd.Process.Pid)
+	status, err := os.ReadFile(proc + "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(status), "NoNewPrivs:\t1") {
+		t.Error("the runner may gain privileges")
+	}
+	limits, err := os.ReadFile(proc + "limits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"Max address space": "2147483648", "Max core file size": "0", "Max open files": "64", "Max file size": "0"} {
+		if !hasLimit(string(limits), name, want) {
+			t.Errorf("%s is not %s:\n%s", name, want, limits)
+		}
+	}
+	threads, err := filepath.Glob(proc + "task/*/status")
+	if err != nil || len(threads) == 0 {
+		t.Fatal(threads, err)
+	}
+	for _, thread := range threads {
+		if b, err := os.ReadFile(thread); err == nil && !strings.Contains(string(b), "NoNewPrivs:\t1") {
+			t.Errorf("%s: a thread may gain privileges", thread)
+		}
+	}
+	fds, err := os.ReadDir(proc + "fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		to, _ := os.Readlink(proc + "fd/" + fd.Name())
+		// Go's runtime reads its own CPU quota.
+		if strings.HasPrefix(to, "/") && to != "/dev/null" && !strings.HasPrefix(to, "/sys/fs/cgroup/") {
+			t.Errorf("descriptor %s of the runner is %s", fd.Name(), to)
+		}
+	}
+}
+
+func hasLimit(limits, name, want string) bool {
+	for line := range strings.Lines(limits) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			f := strings.Fields(rest)
+			return f[0] == want && f[1] == want
+		}
+	}
+	return false
+}
+
+func TestStageRefuses(t *testing.T) {
+	for _, args := range [][]string{nil, {"--memory=1"}, {"--", "/bin/true"}, {"--memory=x", "--", "/bin/true"}, {"--root=1", "--", "/bin/true"}} {
+		if err := Stage(args); err == nil {
+			t.Errorf("Stage(%q) is nil", args)
+		}
+	}
+}
+
+func TestStartBacksOff(t *testing.T) {
+	e := bad(t, "exit-start")
+	for range 3 {
+		if _, err := e.Open(t.Context(), someModel(t), hal.Options{}); err == nil {
+			t.Fatal("it opened")
+		}
+	}
+	// Three failures in a row: 800 ms to wait, longer than the caller does.
+	_, err := e.Open(t.Context(), someModel(t), hal.Options{OpenTimeout: 50 * time.Millisecond})
+	if hal.CodeOf(err) != hal.CodeEngine || !strings.Contains(err.Error(), "keeps dying") {
+		t.Errorf("%v, want a wait", err)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var b backoff
+	for i, want := range []time.Duration{200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000} {
+		b.add(false, now)
+		if got := b.remaining(now); got != want*time.Millisecond {
+			t.Errorf("failure %d: wait %v, want %v", i+1, got, want*time.Millisecond)
+		}
+	}
+	if b.add(true, now); b.remaining(now) != 0 {
+		t.Error("a runner that starts ends the wait")
+	}
+}
+
+// agent opens a session, prints the runner's process id and waits to be killed.
+func agent(mode string) {
+	badProgram = os.Getenv("BAD_PROGRAM")
+	path := filepath.Join(os.Getenv("BAD_DIR"), "model")
+	if err := os.WriteFile(path, []byte("some model"), 0o600); err != nil {
+		panic(err)
+	}
+	s, err := New(badConfig(mode, zerolog.Nop())).Open(context.Background(), hal.Model{Name: "some", Path: path}, hal.Options{Deadline: time.Hour})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(s.(*session).runner.cmd.Process.Pid)
+	_, _ = s.Run(0)
+	select {}
+}
+
+// TestNoOrphan kills an agent with -9, with a runner that waits for requests and
+// with one that is deaf.
+func TestNoOrphan(t *testing.T) {
+	for _, mode := range []string{"good", "hang-run"} {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(self, "agent", mode)
+		cmd.Env = append(os.Environ(), "BAD_PROGRAM="+badProgram, "BAD_DIR="+t.TempDir())
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pidfd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(pidfd)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, 5000); err != nil || n != 1 {
+			t.Errorf("%s: the runner outlived its agent (%d, %v)", mode, n, err)
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+// BenchmarkHop is a run of an engine that only reads a 224×224 picture.
+func BenchmarkHop(b *testing.B) {
+	s, err := bad(b, "picture").Open(b.Context(), someModel(b), hal.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Run(0); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	e, m := bad(b, "good"), someModel(b)
+	for b.Loop() {
+		s, err := e.Open(b.Context(), m, hal.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.Close()
+	}
+}
