@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -57,6 +58,9 @@ type Broker struct {
 
 	handle   func(wire.DeviceID, string, []byte) error
 	stopping atomic.Bool
+
+	mu     sync.Mutex
+	newest map[string]*mqtt.Client // by client id: the connection that it belongs to now
 }
 
 const (
@@ -71,7 +75,7 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.MaxClients == 0 {
 		cfg.MaxClients = 20_000
 	}
-	b := &Broker{cfg: cfg}
+	b := &Broker{cfg: cfg, newest: map[string]*mqtt.Client{}}
 	b.refused.log = cfg.Log
 	b.srv = mqtt.New(&mqtt.Options{
 		Capabilities:           capabilities(cfg.MaxClients),

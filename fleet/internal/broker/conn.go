@@ -34,6 +34,7 @@ const (
 type conn struct {
 	net.Conn
 	welcome func() // ends the time as a stranger; may be called more than once
+	left    func() // of the client, called when all is over; set and used by the connection's goroutine
 
 	mu    sync.Mutex
 	quota int // bytes that may still be read; negative: no limit
@@ -190,6 +191,9 @@ func (l *listener) greet(c *conn, establish listeners.EstablishFn) {
 		top = t
 	}
 	_ = establish(l.id, top) // why it ended is nobody's business: whatever was refused was logged
+	if c.left != nil {
+		c.left()
+	}
 }
 
 // Close ends accepting and all connections. Serve returns when they are gone.

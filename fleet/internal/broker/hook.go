@@ -22,7 +22,7 @@ func (h *hook) ID() string { return "covey" }
 
 func (h *hook) Provides(what byte) bool {
 	switch what {
-	case mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablished, mqtt.OnACLCheck, mqtt.OnPublish,
+	case mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablish, mqtt.OnSessionEstablished, mqtt.OnACLCheck, mqtt.OnPublish,
 		mqtt.OnWill, mqtt.OnWillSent, mqtt.OnClientExpired:
 		return true
 	}
@@ -82,6 +82,37 @@ func (h *hook) will(id string, pk packets.Packet) error {
 		return fmt.Errorf("will on %q is not allowed", clip(pk.Connect.WillTopic))
 	}
 	return nil
+}
+
+// OnSessionEstablish notes whose the client id is from now on, before mochi ends
+// the connection that had it.
+func (h *hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
+	in, _ := inner(cl.Net.Conn)
+	in.left = func() { h.left(cl) }
+	h.b.mu.Lock()
+	defer h.b.mu.Unlock()
+	h.b.newest[cl.ID] = cl
+}
+
+// left is called when the connection of a client has ended, after everything
+// else. It publishes the will where mochi did not: when a client was gone before
+// its CONNACK could be written, and had replaced an older connection.
+func (h *hook) left(cl *mqtt.Client) {
+	h.b.mu.Lock()
+	newest := h.b.newest[cl.ID] == cl
+	if newest {
+		delete(h.b.newest, cl.ID)
+	}
+	h.b.mu.Unlock()
+	will := cl.Properties.Will
+	if !newest || will.Flag == 0 || h.b.stopping.Load() {
+		return
+	}
+	pk := packets.Packet{TopicName: will.TopicName, Payload: will.Payload}
+	if err := h.b.srv.Publish(will.TopicName, will.Payload, will.Retain, will.Qos); err != nil {
+		h.b.cfg.Log.Error().Str("client", cl.ID).Err(err).Msg("will not published")
+	}
+	h.OnWillSent(cl, pk)
 }
 
 // OnSessionEstablished looks again: a device may have been revoked since it was
@@ -152,8 +183,9 @@ func (h *hook) room(cl *mqtt.Client, pk packets.Packet) error {
 // OnWill takes the will away of a connection that a newer one of the same client
 // has replaced: it would say that a device is offline which has just come.
 func (h *hook) OnWill(cl *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
-	now, ok := h.b.srv.Clients.Get(cl.ID)
-	if h.b.stopping.Load() || ok && now != cl && !now.Closed() {
+	h.b.mu.Lock()
+	defer h.b.mu.Unlock()
+	if h.b.stopping.Load() || h.b.newest[cl.ID] != cl {
 		return mqtt.Will{TopicName: void}, nil
 	}
 	return will, nil
