@@ -69,7 +69,24 @@ func (e *Engine) Probe(ctx context.Context) ([]hal.Device, []hal.Diagnosis) {
 		return nil, []hal.Diagnosis{{Subject: subject, Detail: err.Error(), Fix: "see the agent's log for what the runner said"}}
 	}
 	ok := hal.Diagnosis{Subject: subject, OK: true, Detail: p.welcome.Runtime}
-	return found.Devices, append([]hal.Diagnosis{ok}, found.Diagnoses...)
+	return devices(found.Devices), append([]hal.Diagnosis{ok}, diagnoses(found.Diagnoses)...)
+}
+
+// devices and diagnoses make what a runner found fit to be shown.
+func devices(found []hal.Device) []hal.Device {
+	found = found[:min(len(found), proto.MaxTensors)]
+	for i, d := range found {
+		found[i] = hal.Device{Accelerator: hal.Accelerator(proto.OneLine(string(d.Accelerator))), Name: proto.OneLine(d.Name), Runtime: proto.OneLine(d.Runtime)}
+	}
+	return found
+}
+
+func diagnoses(found []hal.Diagnosis) []hal.Diagnosis {
+	found = found[:min(len(found), proto.MaxTensors)]
+	for i, d := range found {
+		found[i] = hal.Diagnosis{Subject: proto.OneLine(d.Subject), OK: d.OK, Detail: proto.OneLine(d.Detail), Fix: proto.OneLine(d.Fix)}
+	}
+	return found
 }
 
 // Open starts a runner and loads the model in it. A runner that died earlier is

@@ -85,15 +85,22 @@ func (s *session) divide() {
 func (s *session) describe() {
 	o := &s.opened
 	s.info = hal.Info{
-		Accelerator: o.Accelerator, Runtime: s.runner.welcome.Runtime, Threads: o.Threads,
-		Delegated: o.Delegated, Ops: o.Ops, Buffers: len(s.buffers), Deadline: s.deadline, Tried: o.Tried,
+		Accelerator: hal.Accelerator(proto.OneLine(string(o.Accelerator))), Runtime: s.runner.welcome.Runtime, Threads: o.Threads,
+		Delegated: o.Delegated, Ops: o.Ops, Buffers: len(s.buffers), Deadline: s.deadline,
 	}
-	for _, t := range o.Inputs {
-		s.info.Inputs = append(s.info.Inputs, t.TensorInfo)
+	for _, a := range o.Tried {
+		s.info.Tried = append(s.info.Tried, hal.Attempt{Accelerator: hal.Accelerator(proto.OneLine(string(a.Accelerator))), Reason: proto.OneLine(a.Reason)})
 	}
-	for _, t := range o.Outputs {
-		s.info.Outputs = append(s.info.Outputs, t.TensorInfo)
+	s.info.Inputs, s.info.Outputs = tensors(o.Inputs), tensors(o.Outputs)
+}
+
+func tensors(from []proto.Tensor) []hal.TensorInfo {
+	var to []hal.TensorInfo
+	for _, t := range from {
+		t.Name = proto.OneLine(t.Name)
+		to = append(to, t.TensorInfo)
 	}
+	return to
 }
 
 // late kills a runner that is past the deadline of a run.
