@@ -36,6 +36,7 @@ type Pipeline struct {
 // A Slot is a release with the files that are pinned for this board.
 type Slot struct {
 	Release wire.Digest   `json:"release"`
+	Length  int64         `json:"length"` // of the manifest, bytes
 	Attempt int           `json:"attempt"`
 	Name    string        `json:"name"`
 	Version string        `json:"version"`

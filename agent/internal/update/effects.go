@@ -1,0 +1,380 @@
+package update
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/release"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// prepareTimeout is the longest an Installer may take to open and test a release.
+const prepareTimeout = 5 * time.Minute
+
+func stepID(device wire.DeviceID, execution string, n int) string {
+	return fmt.Sprintf("%s/%s/%d", device, execution, n)
+}
+
+// doDownload has every file of the candidate.
+func (j *journey) doDownload(ctx context.Context) {
+	if !lock(ctx, j.l.fetching) {
+		return
+	}
+	defer unlock(j.l.fetching)
+	slot, got, err := j.candidate(ctx)
+	switch {
+	case err == nil:
+		j.download = slot
+	case ctx.Err() != nil: // interrupted; what came is kept
+	default:
+		if got > 0 && hal.CodeOf(err) != hal.CodeHash {
+			j.effect.tries = 0 // it gets on, if slowly
+		}
+		j.effect.add(err)
+		j.log.Warn().Err(err).Int("try", j.effect.tries).Dur("again", j.effect.wait()).Msg("download")
+		if hal.CodeOf(err) == hal.CodeDiskFull {
+			keep := map[wire.Digest]bool{}
+			if slot != nil {
+				for _, sha := range slot.Files() {
+					keep[sha] = true
+				}
+			}
+			j.l.collect(keep) // for the next try
+		}
+	}
+}
+
+// candidate fetches the manifest, picks a variant and fetches its files. got is
+// how many blocks came; slot is there as soon as it is known, with an error too.
+func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err error) {
+	p := j.pipeline()
+	w := p.Exec.Want
+	got, err = j.have(ctx, w.Release, w.Length, nil, nil)
+	if err != nil {
+		return nil, got, err
+	}
+	m, err := j.manifest(w.Release)
+	if err != nil {
+		return nil, got, err
+	}
+	v, _, err := release.Pick(m, j.l.c.Board())
+	if err != nil {
+		return nil, got, err
+	}
+	slot = slotOf(w, m, v)
+	n, err := j.haveAll(ctx, m.FilesOf(v))
+	return slot, got + n, err
+}
+
+func slotOf(w wire.DesiredRelease, m *release.Manifest, v release.Variant) *slots.Slot {
+	s := &slots.Slot{Release: w.Release, Length: w.Length, Attempt: w.Attempt, Name: m.Name, Version: m.Version,
+		Model: wire.Digest(v.File.SHA256), Engine: v.Engine}
+	for _, f := range m.FilesOf(v)[1:] {
+		s.Blobs = append(s.Blobs, wire.Digest(f.SHA256))
+	}
+	return s
+}
+
+// manifest reads a manifest that is here.
+func (j *journey) manifest(digest wire.Digest) (*release.Manifest, error) {
+	b, err := j.l.c.Blobs.Read(digest, release.MaxManifest)
+	if err != nil {
+		return nil, err
+	}
+	return release.Load(b, digest)
+}
+
+// haveAll fetches what is missing of files, saying how far it is.
+func (j *journey) haveAll(ctx context.Context, files []release.File) (got int, err error) {
+	bar := &progress{j: j, p: j.pipeline()}
+	for _, f := range files {
+		bar.total += f.Length
+	}
+	for _, f := range files {
+		n, err := j.have(ctx, wire.Digest(f.SHA256), f.Length, f.Blocks, bar)
+		got += n
+		if err != nil {
+			return got, fmt.Errorf("file %s: %w", f.Name, err)
+		}
+	}
+	return got, nil
+}
+
+// have fetches one blob unless it is here and right. got is how many blocks came.
+func (j *journey) have(ctx context.Context, sha wire.Digest, length int64, hashes []byte, bar *progress) (got int, err error) {
+	blobs := j.l.c.Blobs
+	if blobs.Has(sha) {
+		err := blobs.Verify(ctx, sha)
+		if err == nil {
+			bar.skip(length)
+			return 0, nil
+		}
+		if hal.CodeOf(err) != hal.CodeHashAtRest {
+			return 0, err
+		}
+		if err := blobs.Delete(sha); err != nil {
+			return 0, err
+		}
+	}
+	p, err := blobs.Receive(sha, length, hashes)
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	m := &meter{Partial: p, bar: bar}
+	bar.skip(length - min(length, int64(p.Left())*wire.BlockSize))
+	if p.Left() > 0 {
+		if err := j.l.c.Fetcher.Fetch(ctx, sha, length, m); err != nil {
+			return m.got, err
+		}
+	}
+	return m.got, p.Finish(ctx)
+}
+
+// A meter counts the blocks that come in.
+type meter struct {
+	*blob.Partial
+	bar *progress
+	got int
+}
+
+// WriteBlock takes a block and counts it.
+func (m *meter) WriteBlock(n int, data []byte) error {
+	before := m.Left()
+	if err := m.Partial.WriteBlock(n, data); err != nil {
+		return err
+	}
+	if m.Left() < before {
+		m.got++
+		m.bar.add(int64(len(data)))
+	}
+	return nil
+}
+
+// progress says how far a download is, at every tenth. nil says nothing.
+type progress struct {
+	j           *journey
+	p           slots.Pipeline
+	done, total int64
+}
+
+func (b *progress) skip(n int64) {
+	if b != nil {
+		b.done += n
+	}
+}
+
+func (b *progress) add(n int64) {
+	if b == nil {
+		return
+	}
+	before := b.done * 10 / max(b.total, 1)
+	b.done += n
+	if b.done*10/max(b.total, 1) > before && b.done < b.total && !b.p.Over() {
+		b.j.emit(b.p, b.done, b.total)
+	}
+}
+
+// doVerify reads every file of the candidate and hashes it.
+func (j *journey) doVerify(ctx context.Context) {
+	_, err := j.files(ctx, j.pipeline().Candidate)
+	switch {
+	case err == nil:
+		j.verified = true
+	case ctx.Err() == nil:
+		j.effect.add(err)
+	}
+}
+
+// files checks every byte of a slot and puts the release together. What rotted is
+// deleted. Errors: E_HASH_ATREST for what is rotten or gone.
+func (j *journey) files(ctx context.Context, slot *slots.Slot) (Files, error) {
+	for _, sha := range slot.Files() {
+		err := j.l.c.Blobs.Verify(ctx, sha)
+		if hal.CodeOf(err) == hal.CodeHashAtRest {
+			return Files{}, errors.Join(err, j.l.c.Blobs.Delete(sha))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return Files{}, &hal.Error{Code: hal.CodeHashAtRest, Text: fmt.Sprintf("file %s… of %s %s is gone", sha.Short(), slot.Name, slot.Version)}
+		}
+		if err != nil {
+			return Files{}, err
+		}
+	}
+	m, err := j.manifest(slot.Release)
+	if err != nil {
+		return Files{}, err
+	}
+	for _, v := range m.Variants {
+		if v.File.SHA256 == string(slot.Model) && v.Engine == slot.Engine {
+			return Files{Slot: *slot, Manifest: m, Variant: v, blobs: j.l.c.Blobs}, nil
+		}
+	}
+	return Files{}, &hal.Error{Code: hal.CodeManifest, Text: fmt.Sprintf("release %s… has no variant %s…", slot.Release.Short(), slot.Model.Short())}
+}
+
+// prepare opens a slot's release.
+func (j *journey) prepare(ctx context.Context, slot *slots.Slot, trial bool) (Warm, error) {
+	f, err := j.files(ctx, slot)
+	if err != nil {
+		return nil, err
+	}
+	f.Trial = trial
+	if !lock(ctx, j.l.testing) {
+		return nil, context.Cause(ctx)
+	}
+	defer unlock(j.l.testing)
+	late := &hal.Error{Code: hal.CodeTimeout, Text: fmt.Sprintf("%s %s was not ready after %s", slot.Name, slot.Version, prepareTimeout)}
+	timed, cancel := context.WithTimeoutCause(ctx, prepareTimeout, late)
+	defer cancel()
+	w, err := j.l.c.Installer.Prepare(timed, j.name, f)
+	if err != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && timed.Err() != nil {
+		err = late
+	}
+	return w, err
+}
+
+// doSelfTest opens and tests the candidate.
+func (j *journey) doSelfTest(ctx context.Context) {
+	w, err := j.prepare(ctx, j.pipeline().Candidate, true)
+	switch {
+	case err == nil:
+		j.warm, j.effect = w, failures{}
+	case ctx.Err() == nil:
+		j.effect.add(err)
+		j.log.Warn().Err(err).Int("try", j.effect.tries).Msg("self-test")
+	}
+}
+
+// doSwitch puts the candidate to work. Its results count from before the switch
+// on, so that none is missed; the old model's have another hash.
+func (j *journey) doSwitch(ctx context.Context) {
+	slot := j.pipeline().Candidate
+	j.mu.Lock()
+	j.trial, j.since, j.score = slot.Model, time.Now(), Probation{}
+	j.mu.Unlock()
+	accel := j.warm.Info().Accelerator
+	err := j.l.c.Installer.Switch(ctx, j.name, j.warm)
+	switch {
+	case err == nil:
+		j.runs(slot, accel)
+	case ctx.Err() == nil:
+		j.endTrial()
+		j.effect.add(err)
+	default:
+		j.endTrial()
+	}
+}
+
+// runs notes that a release runs now, and what on.
+func (j *journey) runs(slot *slots.Slot, accel hal.Accelerator) {
+	j.warm, j.restore, j.effect = nil, failures{}, failures{}
+	j.running = ""
+	if slot != nil {
+		j.running = slot.Release
+	}
+	j.mu.Lock()
+	j.accel, j.trouble = accel, nil
+	j.mu.Unlock()
+	j.l.c.Changed()
+}
+
+func (j *journey) endTrial() {
+	j.mu.Lock()
+	j.trial, j.since, j.score = "", time.Time{}, Probation{}
+	j.mu.Unlock()
+}
+
+// doRestore opens the active release and puts it to work, or nothing where
+// nothing is active.
+func (j *journey) doRestore(ctx context.Context) {
+	slot := j.pipeline().Active
+	err := j.putBack(ctx, slot)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	j.restore.add(err)
+	j.mu.Lock()
+	j.trouble = faultOf(err)
+	j.mu.Unlock()
+	j.log.Error().Err(err).Int("try", j.restore.tries).Dur("again", j.restore.wait()).Msg("active release does not open")
+	j.l.c.Changed()
+}
+
+func (j *journey) putBack(ctx context.Context, slot *slots.Slot) error {
+	j.discard() // memory is for what ran before
+	if slot == nil {
+		if err := j.l.c.Installer.Switch(ctx, j.name, nil); err != nil {
+			return err
+		}
+		j.endTrial()
+		j.runs(nil, "")
+		return nil
+	}
+	w, err := j.prepare(ctx, slot, false)
+	if err != nil {
+		return err
+	}
+	accel := w.Info().Accelerator
+	if err := j.l.c.Installer.Switch(ctx, j.name, w); err != nil {
+		return errors.Join(err, w.Close())
+	}
+	j.endTrial()
+	j.runs(slot, accel)
+	return nil
+}
+
+// doRepair fetches again what rotted of the active release.
+func (j *journey) doRepair(ctx context.Context) {
+	if !lock(ctx, j.l.fetching) {
+		return
+	}
+	defer unlock(j.l.fetching)
+	err := j.repair(ctx, j.pipeline().Active)
+	switch {
+	case err == nil:
+		j.restore = failures{}
+	case ctx.Err() == nil:
+		j.restore.add(j.restore.err) // still rotten
+		j.log.Warn().Err(err).Msg("repair")
+	}
+}
+
+func (j *journey) repair(ctx context.Context, slot *slots.Slot) error {
+	if _, err := j.have(ctx, slot.Release, slot.Length, nil, nil); err != nil {
+		return err
+	}
+	m, err := j.manifest(slot.Release)
+	if err != nil {
+		return err
+	}
+	for _, f := range m.Files() {
+		for _, sha := range slot.Files() {
+			if f.SHA256 != string(sha) {
+				continue
+			}
+			if _, err := j.have(ctx, sha, f.Length, f.Blocks, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lock takes a turn, unless ctx ends first.
+func lock(ctx context.Context, turn chan struct{}) bool {
+	select {
+	case turn <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func unlock(turn chan struct{}) { <-turn }

@@ -1,0 +1,386 @@
+package update
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// A journey is one pipeline's way through the states.
+type journey struct {
+	l      *Loop
+	name   string
+	pinned bool
+	log    zerolog.Logger
+	wake   chan struct{} // 1: a wake-up is never lost, and two are one
+
+	// Of the journey's own goroutine:
+	exec     string         // the execution that what follows is about
+	state    wire.ExecState // and its state
+	began    time.Time      // when this process took the execution up
+	running  wire.Digest
+	warm     Warm
+	download *slots.Slot
+	verified bool
+	at       time.Time // of the transition
+	effect   failures
+	restore  failures
+
+	mu      sync.Mutex // guards all below
+	wanted  Want
+	doing   string                  // the execution that the effect under way is for; "" for none
+	cancel  context.CancelCauseFunc // ends that effect
+	trial   wire.Digest             // the model on probation; "" for none
+	since   time.Time               // of the switch
+	score   Probation
+	accel   hal.Accelerator // in use
+	trouble *wire.Fault     // of getting the active release to run
+}
+
+// failures of one kind of effect, one behind the other.
+type failures struct {
+	err   error
+	tries int
+	next  time.Time // not before
+}
+
+// A failure is followed by a pause of 0.5 to 1 times 1, 2, 4 … 60 s.
+func (f *failures) add(err error) {
+	pause := min(time.Second<<min(f.tries, 6), time.Minute)
+	f.err, f.tries = err, f.tries+1
+	f.next = time.Now().Add(pause/2 + rand.N(pause/2))
+}
+
+func (f *failures) wait() time.Duration { return max(0, time.Until(f.next)) }
+
+func newJourney(l *Loop, p wire.HelloPipeline) *journey {
+	return &journey{l: l, name: p.Name, pinned: p.Pinned, wake: make(chan struct{}, 1),
+		log: l.c.Log.With().Str("pipeline", p.Name).Logger()}
+}
+
+// run asks Next and does what it says until ctx ends.
+func (j *journey) run(ctx context.Context) {
+	defer j.discard()
+	for !j.start() {
+		if !sleep(ctx, time.Second) {
+			return
+		}
+	}
+	for ctx.Err() == nil {
+		step := j.next()
+		effect, cancel := j.effectContext(ctx)
+		err := j.do(ctx, effect, step)
+		cancel()
+		if err != nil {
+			// Only the state's own disk: without it nothing may move.
+			j.log.Error().Err(err).Stringer("step", step.Do).Msg("state not saved")
+			sleep(ctx, time.Second)
+		}
+	}
+}
+
+// start counts a restart in the middle of a trial, and says again where the
+// execution stands: the step may have been lost. It returns false to be called again.
+func (j *journey) start() bool {
+	p := j.pipeline()
+	if p.Over() {
+		j.emit(p, 0, 0)
+		return true
+	}
+	switch p.Exec.State {
+	case wire.SelfTesting, wire.Switching, wire.Probation:
+		if err := j.save(func(s slots.State) slots.State { return s.With(j.name, s.Pipelines[j.name].Booted()) }); err != nil {
+			j.log.Error().Err(err).Msg("state not saved")
+			return false
+		}
+	}
+	j.emit(p, 0, 0)
+	return true
+}
+
+func (j *journey) pipeline() slots.Pipeline { return j.l.c.State.State().Pipelines[j.name] }
+
+func (j *journey) save(change func(slots.State) slots.State) error {
+	return j.l.c.State.Update(change)
+}
+
+// next observes and asks Next.
+func (j *journey) next() Step {
+	s := j.l.c.State.State()
+	j.forget(s.Pipelines[j.name])
+	o := Observed{Age: time.Since(j.began), Running: j.running, Warm: j.warm != nil,
+		Downloaded: j.download, Verified: j.verified,
+		Err: j.effect.err, Tries: j.effect.tries, Wait: j.effect.wait(),
+		RestoreErr: j.restore.err, RestoreTries: j.restore.tries, RestoreWait: j.restore.wait()}
+	if j.pinned {
+		o.Refuse = fault(hal.CodePipeline, "the model of pipeline %s is named by the board's own configuration", j.name)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	o.Probation = j.score
+	o.Probation.Results, o.Probation.Window = j.l.c.ProbationResults, j.l.c.ProbationWindow
+	if !j.since.IsZero() {
+		o.Probation.Age = time.Since(j.since)
+	}
+	return Next(s, j.name, j.wanted, o)
+}
+
+// forget drops what was observed in another state or of another execution.
+func (j *journey) forget(p slots.Pipeline) {
+	id, st := "", wire.ExecState("")
+	if p.Exec != nil {
+		id, st = p.Exec.Want.Execution, p.Exec.State
+	}
+	if id != j.exec {
+		j.began = time.Now()
+	}
+	if id == j.exec && st == j.state {
+		return
+	}
+	j.exec, j.state = id, st
+	j.effect, j.download, j.verified = failures{}, nil, false
+	if st != wire.SelfTesting && st != wire.Switching && st != wire.Probation {
+		j.discard()
+	}
+}
+
+// discard closes a candidate that was not put to work.
+func (j *journey) discard() {
+	if j.warm != nil {
+		if err := j.warm.Close(); err != nil {
+			j.log.Warn().Err(err).Msg("candidate closed")
+		}
+		j.warm = nil
+	}
+}
+
+// effectContext is ctx until something else is wanted, or the execution is too old.
+func (j *journey) effectContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	stop := context.CancelFunc(func() {})
+	doing := ""
+	if j.exec != "" && !j.state.Terminal() {
+		doing = j.exec
+		ctx, stop = context.WithDeadlineCause(ctx, j.began.Add(maxAge), errTooLong)
+	}
+	effect, cancel := context.WithCancelCause(ctx)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.doing, j.cancel = doing, cancel
+	j.cancelOther() // a wish may have come between asking Next and now
+	return effect, func() { cancel(nil); stop() }
+}
+
+// want takes a new wish; an effect for another one ends.
+func (j *journey) want(w Want) {
+	j.mu.Lock()
+	j.wanted = w
+	j.cancelOther()
+	j.mu.Unlock()
+	j.poke()
+}
+
+// cancelOther ends an effect for what is not wanted any more. The caller holds mu.
+func (j *journey) cancelOther() {
+	w := j.wanted
+	if j.doing != "" && w.Known && (w.Release == nil || w.Release.Execution != j.doing) {
+		j.cancel(errChanged)
+	}
+}
+
+func (j *journey) poke() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+// note counts a run of the model on probation.
+func (j *journey) note(model wire.Digest, err error) {
+	j.mu.Lock()
+	if model == "" || model != j.trial {
+		j.mu.Unlock()
+		return
+	}
+	if err == nil {
+		j.score.Good++
+		j.score.Streak = 0
+	} else {
+		j.score.Streak++
+		j.score.Fault = faultOf(err)
+		switch hal.CodeOf(err) {
+		case hal.CodeCrash, hal.CodeTimeout, hal.CodeMemory:
+			j.score.Deadly = true
+		}
+	}
+	decided := j.score.Deadly || j.score.Streak >= maxStreak || j.score.Good >= j.l.c.ProbationResults
+	j.mu.Unlock()
+	if decided {
+		j.poke()
+	}
+}
+
+// seen is what Reported says besides the state.
+func (j *journey) seen() (accelerator string, trouble *wire.Fault) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return string(j.accel), j.trouble
+}
+
+// do does one step. The error is the state's disk; what an effect fails with is
+// an observation. A wish interrupts every effect but the way back.
+func (j *journey) do(run, ctx context.Context, step Step) error {
+	switch step.Do {
+	case Wait:
+		j.pause(ctx, step.Wait)
+	case Begin, Move, Commit, Demote:
+		return j.transit(step)
+	case Restore:
+		j.doRestore(run)
+	case Repair:
+		j.doRepair(run)
+	case Download:
+		j.doDownload(ctx)
+	case Verify:
+		j.doVerify(ctx)
+	case SelfTest:
+		j.doSelfTest(ctx)
+	case Switch:
+		j.doSwitch(ctx)
+	}
+	return nil
+}
+
+// pause waits until d has passed (0: for ever), or something happens.
+func (j *journey) pause(ctx context.Context, d time.Duration) {
+	if r := j.restore.wait(); r > 0 && (d == 0 || r < d) {
+		d = r
+	}
+	var timer <-chan time.Time
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-j.wake:
+	case <-timer:
+	case <-ctx.Done():
+	}
+}
+
+// transit writes a change of the state, then says it.
+func (j *journey) transit(step Step) error {
+	var after slots.Pipeline
+	j.at = j.l.now().UTC().Truncate(time.Second)
+	err := j.save(func(s slots.State) slots.State {
+		s = j.apply(s, step)
+		after = s.Pipelines[j.name]
+		return s
+	})
+	if err != nil {
+		return err
+	}
+	if step.Do == Demote {
+		j.restore = failures{}
+	}
+	e := j.log.Info()
+	if step.Fault != nil {
+		e = j.log.Warn().Str("code", step.Fault.Code).Str("fault", step.Fault.Text)
+	}
+	e.Stringer("step", step.Do).Str("state", string(step.To)).Msg("update")
+	if step.Do != Demote {
+		j.emit(after, 0, 0)
+	}
+	j.l.c.Changed()
+	if after.Over() {
+		j.endTrial()
+		j.tidy()
+	}
+	return nil
+}
+
+// apply is the change of the state that a step asks for.
+func (j *journey) apply(s slots.State, step Step) slots.State {
+	p := s.Pipelines[j.name]
+	switch step.Do {
+	case Begin:
+		p = p.Took(*step.Want, step.To, step.Fault)
+	case Move:
+		if step.To == wire.Verifying {
+			p.Candidate = j.download
+		}
+		if step.Quarantine {
+			w := p.Exec.Want
+			s = s.WithQuarantine(j.quarantined(w.Release, w.Attempt, step.Fault))
+		}
+		p = p.Moved(step.To, step.Fault)
+	case Commit:
+		s = s.Cleared(p.Candidate.Release)
+		p = p.Committed()
+	case Demote:
+		s = s.WithQuarantine(j.quarantined(p.Active.Release, p.Active.Attempt, step.Fault))
+		p = p.Demoted()
+	}
+	return s.With(j.name, p)
+}
+
+func (j *journey) quarantined(release wire.Digest, attempt int, f *wire.Fault) wire.Quarantined {
+	q := wire.Quarantined{Release: release, Attempt: attempt, At: j.at}
+	if f != nil {
+		q.Code = f.Code
+	}
+	return q
+}
+
+// tidy removes what nothing needs any more, when nothing is under way anywhere.
+func (j *journey) tidy() {
+	s := j.l.c.State.State()
+	for name := range j.l.journeys {
+		if !s.Pipelines[name].Over() {
+			return
+		}
+	}
+	select {
+	case j.l.fetching <- struct{}{}:
+		j.l.collect(nil)
+		<-j.l.fetching
+	default: // somebody fetches; tidy when that is over
+	}
+}
+
+// emit sends where the execution stands. N is a hundred for each transition, and
+// on top of it the percent of a download: it grows, and a restart, which loses
+// count of what was said but not of transitions, says the same again.
+func (j *journey) emit(p slots.Pipeline, done, total int64) {
+	e := p.Exec
+	if e == nil {
+		return
+	}
+	n := e.N * 100
+	if total > 0 {
+		n += int(min(99, done*100/total))
+	}
+	step := wire.ExecStep{V: wire.Version, Execution: e.Want.Execution, Pipeline: j.name, Release: e.Want.Release,
+		ID: stepID(j.l.c.Device, e.Want.Execution, n), N: n, State: e.State, TS: j.l.now().UTC(), Done: done, Total: total, Fault: e.Fault}
+	if err := j.l.c.Steps.Step(step); err != nil {
+		j.log.Warn().Err(err).Str("state", string(e.State)).Msg("step not sent")
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

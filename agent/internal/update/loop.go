@@ -1,0 +1,225 @@
+package update
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/release"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// Config is what a Loop works with. What comes behind Log may be left out.
+type Config struct {
+	Device    wire.DeviceID
+	Pipelines []wire.HelloPipeline // a pinned one is never touched
+	Board     func() release.Board // asked when a variant is picked
+	State     *slots.Store
+	Blobs     *blob.Store
+	Fetcher   Fetcher
+	Installer Installer
+	Steps     Steps
+	Log       zerolog.Logger
+
+	// Floor is when this program was built: it cannot be earlier than that,
+	// whatever a board's clock says.
+	Floor time.Time
+	// Probation is passed after Results good ones or Window without a failure at
+	// its end; 0 means 20 and 30 s.
+	ProbationResults int
+	ProbationWindow  time.Duration
+	// Changed is called whenever Reported has something new. It may not block.
+	Changed func()
+}
+
+// A Loop keeps every pipeline on its way to the desired release.
+type Loop struct {
+	c        Config
+	journeys map[string]*journey
+	fetching chan struct{} // one download at a time: the link is one
+	testing  chan struct{} // one self-test at a time: memory is one
+
+	mu    sync.Mutex  // guards fault
+	fault *wire.Fault // about the desired document itself
+}
+
+// New makes a Loop; Run starts it.
+func New(c Config) *Loop {
+	if c.ProbationResults == 0 {
+		c.ProbationResults = 20
+	}
+	if c.ProbationWindow == 0 {
+		c.ProbationWindow = 30 * time.Second
+	}
+	if c.Changed == nil {
+		c.Changed = func() {}
+	}
+	l := &Loop{c: c, journeys: map[string]*journey{}, fetching: make(chan struct{}, 1), testing: make(chan struct{}, 1)}
+	for _, p := range c.Pipelines {
+		l.journeys[p.Name] = newJourney(l, p)
+	}
+	return l
+}
+
+// Run keeps at it until ctx ends. What runs in the pipelines then keeps running:
+// it belongs to the Installer. While the state cannot be written nothing moves,
+// and it is tried every second. Run is called once; it returns nil.
+func (l *Loop) Run(ctx context.Context) error {
+	if note := l.c.State.Note(); note != nil {
+		l.c.Log.Error().Err(note).Msg("state mended")
+		l.complain(faultOf(note))
+	}
+	if l.c.Floor.After(l.c.State.State().Floor) {
+		if err := l.c.State.Update(func(s slots.State) slots.State { s.Floor = l.c.Floor; return s }); err != nil {
+			l.c.Log.Error().Err(err).Msg("time floor not saved")
+		}
+	}
+	var wg sync.WaitGroup
+	for _, j := range l.journeys {
+		wg.Go(func() { j.run(ctx) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// Desire takes in a desired document. The error says why it is refused; it is
+// reported, too, and what was wanted before stays. The same document again is
+// no error. Safe for any goroutine; it may wait for the disk.
+func (l *Loop) Desire(d wire.Desired) error {
+	if err := l.check(d.Signed); err != nil {
+		l.complain(faultOf(err))
+		return err
+	}
+	if d.Signed.Rev > l.c.State.State().Rev {
+		err := l.c.State.Update(func(s slots.State) slots.State { s.Rev = d.Signed.Rev; return s })
+		if err != nil {
+			return fmt.Errorf("take in desired rev %d: %w", d.Signed.Rev, err)
+		}
+	}
+	var unknown *wire.Fault
+	for name := range d.Signed.Pipelines {
+		if l.journeys[name] == nil {
+			unknown = fault(hal.CodePipeline, "no pipeline %.40q on this board: it has %s", name, l.names())
+		}
+	}
+	l.complain(unknown)
+	for name, j := range l.journeys {
+		if r, ok := d.Signed.Pipelines[name]; ok {
+			j.want(Want{Known: true, Release: &r})
+		} else {
+			j.want(Want{Known: true})
+		}
+	}
+	return nil
+}
+
+// check refuses a document that is not for this board, or older than one that
+// was taken in, or not whole.
+func (l *Loop) check(d wire.DesiredSigned) error {
+	have := l.c.State.State().Rev
+	switch {
+	case d.V != wire.Version:
+		return &hal.Error{Code: hal.CodeJSON, Text: fmt.Sprintf("desired document has v %d, this agent reads v %d: update it", d.V, wire.Version)}
+	case d.Device != l.c.Device:
+		return &hal.Error{Code: hal.CodeTarget, Text: fmt.Sprintf("desired document is for %.40q, this is %s", string(d.Device), l.c.Device)}
+	case !d.Expires.IsZero() && d.Expires.Before(l.now()):
+		return &hal.Error{Code: hal.CodeExpired, Text: fmt.Sprintf("desired document expired %s; what runs goes on", d.Expires.UTC().Format(time.RFC3339))}
+	case d.Rev < have:
+		return &hal.Error{Code: hal.CodeRollback, Text: fmt.Sprintf("offered desired rev %d, have %d: the controller must count on from there", d.Rev, have)}
+	}
+	for name, r := range d.Pipelines {
+		switch {
+		case !wire.ValidDigest(string(r.Release)) || !wire.ValidID(r.Execution) || !wire.ValidID(name):
+			return &hal.Error{Code: hal.CodeJSON, Text: fmt.Sprintf("desired release or execution of pipeline %.40q is not an id", name)}
+		case r.Length < 1 || r.Length > release.MaxManifest:
+			return &hal.Error{Code: hal.CodeLength, Text: fmt.Sprintf("manifest of %d bytes for pipeline %.40q: the limit is %d", r.Length, name, release.MaxManifest)}
+		case len(r.Name) > 64 || len(r.Version) > 64 || len(r.Mode) > 64:
+			return &hal.Error{Code: hal.CodeJSON, Text: fmt.Sprintf("name, version or mode of pipeline %.40q is too long", name)}
+		}
+	}
+	return nil
+}
+
+// now is the time, but not before the floor: boards without a battery start in 1970.
+func (l *Loop) now() time.Time {
+	now := time.Now()
+	if f := l.c.State.State().Floor; now.Before(f) {
+		return f
+	}
+	return now
+}
+
+// complain sets what Reported says about the desired document.
+func (l *Loop) complain(f *wire.Fault) {
+	l.mu.Lock()
+	l.fault = f
+	l.mu.Unlock()
+	l.c.Changed()
+}
+
+func (l *Loop) names() string {
+	var names []string
+	for _, p := range l.c.Pipelines {
+		names = append(names, p.Name)
+	}
+	return fmt.Sprintf("%.200s", fmt.Sprint(names))
+}
+
+// Note tells how a run of a model went: nil for a result, or the error, whose
+// code counts. model is the file's hash, hal.Info.SHA256. It costs a lock and
+// allocates nothing while all is well; a pipeline that is not on trial ignores it.
+func (l *Loop) Note(pipeline, model string, err error) {
+	if j := l.journeys[pipeline]; j != nil {
+		j.note(wire.Digest(model), err)
+	}
+}
+
+// Reported is the reported document as it stands; SID and TS are the caller's.
+func (l *Loop) Reported() wire.Reported {
+	s := l.c.State.State()
+	l.mu.Lock()
+	f := l.fault
+	l.mu.Unlock()
+	r := wire.Reported{V: wire.Version, Rev: s.Rev, Pipelines: map[string]wire.ReportedPipeline{},
+		Quarantine: slices.Clone(s.Quarantine[max(0, len(s.Quarantine)-reportedQuarantine):]), Error: f}
+	for name, j := range l.journeys {
+		p := s.Pipelines[name]
+		rp := wire.ReportedPipeline{Active: p.Active.Reported(), Previous: p.Previous.Reported(), Candidate: p.Candidate.Reported(),
+			Pinned: j.pinned}
+		rp.Accelerator, rp.Fault = j.seen()
+		if e := p.Exec; e != nil {
+			rp.Execution, rp.State = e.Want.Execution, e.State
+			if e.Fault != nil {
+				rp.Fault = e.Fault
+			}
+		}
+		r.Pipelines[name] = rp
+	}
+	return r
+}
+
+// collect removes blobs that no slot needs and logs what that brought.
+func (l *Loop) collect(keep map[wire.Digest]bool) {
+	freed, err := l.c.State.Collect(l.c.Blobs, keep)
+	if err != nil || freed > 0 {
+		l.c.Log.Info().Err(err).Int64("bytes", freed).Msg("blobs collected")
+	}
+}
+
+// reportedQuarantine is how many failed releases are reported, the last ones:
+// the document is small.
+const reportedQuarantine = 8
+
+// errChanged ends an effect because something else is wanted now.
+var errChanged = errors.New("something else is wanted")
+
+// errTooLong ends an effect because the execution took too long.
+var errTooLong = errors.New("the execution took too long")

@@ -1,0 +1,70 @@
+package update
+
+import (
+	"fmt"
+
+	"github.com/covey-edge/covey/fleet/release"
+	"github.com/covey-edge/covey/hal"
+)
+
+// Prove runs a session once on zeros, and with f.Trial on every golden sample.
+// label (may be nil) is the label that comes first for the outputs of buffer 0.
+// It has the session to itself. Errors: E_SHAPE, E_GOLDEN, and those of Run.
+func Prove(s hal.Session, f Files, label func() (string, error)) error {
+	info := s.Info()
+	for i := range info.Inputs {
+		clear(s.Input(0, i))
+	}
+	if _, err := s.Run(0); err != nil {
+		return fmt.Errorf("run on zeros: %w", err)
+	}
+	if !f.Trial {
+		return nil
+	}
+	for i, g := range f.Manifest.Golden {
+		if err := golden(s, f, g, label); err != nil {
+			return fmt.Errorf("golden sample %d: %w", i, err)
+		}
+	}
+	return s.Reset()
+}
+
+func golden(s hal.Session, f Files, g release.Golden, label func() (string, error)) error {
+	info := s.Info()
+	if len(g.Inputs) != len(info.Inputs) || len(g.Outputs) > len(info.Outputs) {
+		return &hal.Error{Code: hal.CodeShape, Text: fmt.Sprintf("%d inputs and %d outputs for a model of %d and %d",
+			len(g.Inputs), len(g.Outputs), len(info.Inputs), len(info.Outputs))}
+	}
+	if err := s.Reset(); err != nil {
+		return err
+	}
+	for i, file := range g.Inputs {
+		b, err := f.Read(file)
+		if err != nil {
+			return err
+		}
+		if in := s.Input(0, i); copy(in, b) != len(in) || len(b) != len(in) {
+			return &hal.Error{Code: hal.CodeShape, Text: fmt.Sprintf("input %d wants %d bytes, %s has %d", i, len(in), file.Name, len(b))}
+		}
+	}
+	if _, err := s.Run(0); err != nil {
+		return err
+	}
+	for i, file := range g.Outputs {
+		want, err := f.Read(file)
+		if err != nil {
+			return err
+		}
+		if err := release.Compare(i, s.Output(0, i), want, g.Tolerance); err != nil {
+			return err
+		}
+	}
+	if g.Label == "" || label == nil {
+		return nil
+	}
+	got, err := label()
+	if err != nil {
+		return err
+	}
+	return release.CompareLabel(got, g.Label)
+}

@@ -1,0 +1,110 @@
+// Package update brings each pipeline of a board to the release that the fleet
+// wants, and back when that release does not do well. Next decides, purely; Loop
+// does what it says: it writes state.json before an effect begins and after its
+// outcome was seen, so that a crash or power cut at any moment goes on from there.
+// What runs keeps running until the switch. It touches the blobs, the state, and
+// the world through the small interfaces below.
+package update
+
+import (
+	"context"
+	"errors"
+
+	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/release"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// A Fetcher gets blobs from the controller.
+type Fetcher interface {
+	// Fetch writes the missing blocks of a blob into p, and returns nil when none
+	// is missing. It waits while there is no link. Other errors are tried again
+	// later, with what is here kept, but for one with the code E_FETCH: the
+	// controller does not give this blob. It must not use p after it returned.
+	Fetch(ctx context.Context, sha wire.Digest, length int64, p Partial) error
+}
+
+// A Partial is a blob that is being received, used by one goroutine at a time.
+// blob.Partial is one.
+type Partial interface {
+	// Missing has a bit set for each block that is wanted: a copy.
+	Missing() blob.Bitmap
+	// Left is the number of blocks wanted.
+	Left() int
+	// WriteBlock takes block n and keeps nothing of data. An error that wraps
+	// blob.ErrBlock: these are not its bytes, ask again. Any other ends the fetch.
+	WriteBlock(n int, data []byte) error
+}
+
+// An Installer opens releases and puts them to work. The loop calls it from one
+// goroutine for each pipeline, Prepare from one at a time.
+type Installer interface {
+	// Prepare opens a release beside the one that runs and warms it up. With
+	// f.Trial it also runs the golden samples. Errors with a code that blames the
+	// model are final; others are tried again.
+	Prepare(ctx context.Context, pipeline string, f Files) (Warm, error)
+	// Switch puts w to work between two frames and closes what ran. It owns w from
+	// then on; with an error w is still the caller's and the old one still runs.
+	// A nil w: the pipeline runs nothing.
+	Switch(ctx context.Context, pipeline string, w Warm) error
+}
+
+// Warm is an open release that does not work yet.
+type Warm interface {
+	Info() hal.Info
+	Close() error
+}
+
+// Steps takes the steps of executions on their way to the fleet; Seq is its own
+// to fill. It does not block for long.
+type Steps interface {
+	Step(wire.ExecStep) error
+}
+
+// Files are a release on this board, every file complete and hashed.
+type Files struct {
+	Slot     slots.Slot
+	Manifest *release.Manifest
+	Variant  release.Variant
+	Trial    bool // not proven yet: test it
+
+	blobs *blob.Store
+}
+
+// Model is the model file for hal.Engine.Open.
+func (f Files) Model() hal.Model {
+	v := f.Variant.File
+	return hal.Model{Name: v.Name, Path: f.blobs.Path(wire.Digest(v.SHA256)), SHA256: v.SHA256, Size: v.Length}
+}
+
+// Read returns the bytes of a file of the release and checks their hash again.
+func (f Files) Read(file release.File) ([]byte, error) {
+	return f.blobs.Read(wire.Digest(file.SHA256), file.Length)
+}
+
+// faultOf is an error for the wire: its code, one bounded line.
+func faultOf(err error) *wire.Fault {
+	var e *hal.Error
+	if errors.As(err, &e) {
+		return &wire.Fault{Code: string(e.Code), Text: clip(e.Text)}
+	}
+	return &wire.Fault{Code: string(hal.CodeUnknown), Text: clip(err.Error())}
+}
+
+// clip keeps texts from outside, such as a runner's, from filling a message.
+func clip(s string) string {
+	const most = 300
+	line := make([]rune, 0, most)
+	for _, r := range s {
+		if r < ' ' {
+			r = ' '
+		}
+		if len(line) == most-1 {
+			return string(append(line, '…'))
+		}
+		line = append(line, r)
+	}
+	return string(line)
+}
