@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/internal/api"
 	"github.com/covey-edge/covey/fleet/internal/auth"
 	"github.com/covey-edge/covey/fleet/internal/broker"
 	"github.com/covey-edge/covey/fleet/internal/registry"
@@ -78,6 +79,7 @@ type Server struct {
 	reg     *registry.Registry
 	rollout *rollout.Service
 	listen  net.Listener
+	api     *api.API
 }
 
 // New opens the data and binds the addresses. Run, or Close, must follow.
@@ -100,7 +102,11 @@ func New(ctx context.Context, cfg Config) (s *Server, err error) {
 	if err := s.openRooms(); err != nil {
 		return s, err
 	}
-	return s, s.announce()
+	if err := s.announce(); err != nil {
+		return s, err
+	}
+	s.api, err = s.openAPI()
+	return s, err
 }
 
 // Run is New and Server.Run.
@@ -175,7 +181,8 @@ func room(log zerolog.Logger, name string) zerolog.Logger {
 	return log.With().Str("room", name).Logger()
 }
 
-// announce writes the files that people and programs find the controller by.
+// announce writes the files that people and programs find the controller by. Its
+// addresses are bound: whoever reads them may connect, and waits until Run.
 func (s *Server) announce() error {
 	host := s.cfg.Hosts[0]
 	s.ends = Endpoints{
@@ -232,7 +239,7 @@ func (s *Server) Run(ctx context.Context) error {
 // serve answers HTTPS until ctx ends.
 func (s *Server) serve(ctx context.Context) error {
 	srv := &http.Server{
-		Handler:           s.handler(),
+		Handler:           s.api,
 		TLSConfig:         s.auth.ServerTLS(),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
