@@ -153,6 +153,17 @@ func (c *Client) Got() []wire.Message {
 	return append([]wire.Message(nil), c.got...)
 }
 
+// Messages is what was received on topics that end in suffix. It is meant for the
+// condition of Until.
+func (c *Client) Messages(suffix string) (ms []wire.Message) {
+	for _, m := range c.got {
+		if strings.HasSuffix(m.Topic, suffix) {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
 func (c *Client) count(prefix string) int {
 	n := 0
 	for _, e := range c.events {

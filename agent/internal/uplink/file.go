@@ -1,0 +1,256 @@
+package uplink
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/covey-edge/covey/fleet/blob"
+	bolt "go.etcd.io/bbolt"
+)
+
+// The outbox file has, for each class, a bucket of bodies by position, and for
+// each class and link one of entries by position: what is in neither was
+// delivered. Another bucket holds counters.
+//
+//	exec, event, result                  position → body
+//	exec/fleet, exec/home, …             position → entry
+//	meta                                 "exec/fleet" → counter, "sid" → number, …
+
+const (
+	maxFile    = 64 << 20 // bytes
+	checkLimit = 20 * time.Second
+	fileFormat = 1
+)
+
+var metaBucket = []byte("meta")
+
+func bodies(c class) []byte          { return []byte(c.String()) }
+func entries(c class, s side) []byte { return []byte(c.String() + "/" + s.String()) }
+
+// file is the outbox's database. A damaged file can kill the process that reads
+// it (bbolt maps it), so that after an unclean stop a child looks first.
+type file struct {
+	db   *bolt.DB
+	path string
+	// aside is where a damaged file was put, "" if there was none.
+	aside string
+}
+
+// openFile opens or makes the file. check is the command line of a child that
+// calls CheckMain with the path that is appended to it; empty means no check.
+func openFile(path string, check []string) (*file, error) {
+	f := &file{path: path}
+	if err := (blob.OS{}).MkdirAll(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("outbox: %w", blob.Coded(err, path))
+	}
+	_, err := os.Stat(path)
+	if err == nil {
+		if _, dirty := os.Stat(f.marker()); dirty == nil && len(check) > 0 {
+			if bad := runCheck(check, path); bad != nil {
+				if err := f.setAside(); err != nil {
+					return nil, err
+				}
+				_, err = os.Stat(path)
+			}
+		}
+	}
+	if f.aside != "" || errors.Is(err, fs.ErrNotExist) {
+		if err := f.create(); err != nil {
+			return nil, err
+		}
+	}
+	if err := blob.WriteFile(blob.OS{}, f.marker(), nil); err != nil {
+		return nil, fmt.Errorf("outbox: %w", blob.Coded(err, path))
+	}
+	f.db, err = openDB(path)
+	if err != nil && !errors.Is(err, bolt.ErrTimeout) && f.aside == "" {
+		// What bbolt itself refuses needs no child.
+		if err := f.setAside(); err != nil {
+			return nil, err
+		}
+		if err := f.create(); err != nil {
+			return nil, err
+		}
+		f.db, err = openDB(path)
+	}
+	if errors.Is(err, bolt.ErrTimeout) {
+		return nil, fmt.Errorf("E_STATE_LOCKED: outbox %s is in use by another process: stop the other agent", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open outbox %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func openDB(path string) (db *bolt.DB, err error) {
+	defer recovered(&err)
+	return bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, MaxSize: maxFile})
+}
+
+// recovered turns bbolt's panics about a damaged file into errors.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("database is damaged: %v", p)
+	}
+}
+
+// create makes an empty file under another name first: a power cut leaves no half of one.
+func (f *file) create() (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("create outbox: %w", blob.Coded(err, f.path))
+		}
+	}()
+	fresh := f.path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	db, err := openDB(fresh)
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for c := range classes {
+			if _, err := tx.CreateBucket(bodies(c)); err != nil {
+				return err
+			}
+			for s := range sides {
+				if _, err := tx.CreateBucket(entries(c, s)); err != nil {
+					return err
+				}
+			}
+		}
+		meta, err := tx.CreateBucket(metaBucket)
+		if err != nil {
+			return err
+		}
+		return meta.Put([]byte("format"), []byte{fileFormat})
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, f.path); err != nil {
+		return err
+	}
+	return (blob.OS{}).SyncDir(filepath.Dir(f.path))
+}
+
+// setAside gives a damaged file a name that nothing uses.
+func (f *file) setAside() error {
+	for n := 1; ; n++ {
+		name := fmt.Sprintf("%s.corrupt-%d", f.path, n)
+		if _, err := os.Stat(name); err == nil {
+			continue
+		}
+		if err := os.Rename(f.path, name); err != nil {
+			return fmt.Errorf("set damaged outbox aside: %w", err)
+		}
+		f.aside = name
+		return nil
+	}
+}
+
+// marker names the file that exists while the outbox is open.
+func (f *file) marker() string { return f.path + ".open" }
+
+// close also says that the stop was a clean one.
+func (f *file) close() error {
+	if err := f.db.Close(); err != nil {
+		return err
+	}
+	return os.Remove(f.marker())
+}
+
+func (f *file) update(do func(*bolt.Tx) error) (err error) {
+	defer recovered(&err)
+	return f.db.Update(do)
+}
+
+func (f *file) view(do func(*bolt.Tx) error) (err error) {
+	defer recovered(&err)
+	return f.db.View(do)
+}
+
+// runCheck looks at the file in a child process.
+func runCheck(command []string, path string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), checkLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, command[0], append(command[1:len(command):len(command)], path)...)
+	cmd.WaitDelay = time.Second
+	return cmd.Run()
+}
+
+// CheckMain is the main of the child process that looks at an outbox file after
+// an unclean stop: it returns the exit status, 0 for a sound file, and writes what
+// is wrong to w. It may die instead.
+func CheckMain(path string, w io.Writer) int {
+	if err := check(path); err != nil {
+		fmt.Fprintf(w, "outbox %s: %v\n", path, err)
+		return 1
+	}
+	return 0
+}
+
+func check(path string) (err error) {
+	defer recovered(&err)
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.View(func(tx *bolt.Tx) error {
+		for err := range tx.Check() {
+			return err
+		}
+		meta := tx.Bucket(metaBucket)
+		if meta == nil {
+			return errRecord
+		}
+		for c := range classes {
+			if err := each(tx.Bucket(bodies(c)), func(v []byte) error { _, err := decodeBody(v); return err }); err != nil {
+				return fmt.Errorf("%s: %w", c, err)
+			}
+			for s := range sides {
+				if err := each(tx.Bucket(entries(c, s)), func(v []byte) error { _, err := decodeEntry(v); return err }); err != nil {
+					return fmt.Errorf("%s/%s: %w", c, s, err)
+				}
+				if _, err := decodeCounter(meta.Get(entries(c, s))); err != nil {
+					return fmt.Errorf("counter of %s/%s: %w", c, s, err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func each(b *bolt.Bucket, do func(v []byte) error) error {
+	if b == nil {
+		return errRecord
+	}
+	return b.ForEach(func(k, v []byte) error {
+		if _, err := atPosition(k); err != nil {
+			return err
+		}
+		return do(v)
+	})
+}
+
+func putNumber(tx *bolt.Tx, key string, n uint64) error {
+	return tx.Bucket(metaBucket).Put([]byte(key), seal(binary.BigEndian.AppendUint64(make([]byte, 4, 12), n)))
+}
+
+func getNumber(tx *bolt.Tx, key string) uint64 {
+	v, err := unseal(tx.Bucket(metaBucket).Get([]byte(key)))
+	if err != nil || len(v) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(v)
+}

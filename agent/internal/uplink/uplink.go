@@ -1,0 +1,345 @@
+// Package uplink carries what a board has to say to its two links and brings in
+// what is wished of it: the fleet link to a controller's broker and the home link
+// to the house's own, each optional. Results, events and execution steps go
+// through an outbox on disk and leave it only when the broker has acknowledged
+// them; of everything else only the latest counts. It owns the outbox's file and
+// knows no broker: links come in as values.
+package uplink
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/rs/zerolog"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Config of an Uplink. Device and Dir are required.
+type Config struct {
+	Device wire.DeviceID
+	Dir    string // folder of the outbox
+	// Check is the command of a child process that calls CheckMain with the path
+	// that is appended to it, used after an unclean stop; empty leaves the check out.
+	Check     []string
+	Fleet     *FleetConfig // nil: no fleet link
+	Home      *HomeConfig  // nil: no home link
+	Pipelines []Pipeline
+	Log       zerolog.Logger
+}
+
+// FleetConfig is the link to a controller.
+type FleetConfig struct {
+	Link wire.Link
+	// Bulk makes the second connection, <id>~x with a clean session, whenever
+	// blocks are needed. Nil: nothing can be fetched.
+	Bulk func() wire.Link
+	Root string // of the topics; "" is "covey"
+	MID  string // hash of the machine's id
+	// OnDesired is called when the desired document has changed, never for the same
+	// one twice in a row. Neither it nor OnFault may block for long.
+	OnDesired func(*wire.Desired)
+	// OnFault is called when the desired document cannot be used; nil when the next
+	// one can.
+	OnFault func(*wire.Fault)
+}
+
+// HomeConfig is the link to the house's own broker.
+type HomeConfig struct {
+	Link wire.Link
+	Root string // of the topics; "" is "covey"
+}
+
+// A Pipeline that offers results.
+type Pipeline struct {
+	Name     string
+	Lossless bool // its results are never dropped for a full disk: Offer says ErrFull
+	Each     bool // each result is written to disk at once, not in groups
+}
+
+// Stats of an Uplink.
+type Stats struct {
+	FleetUp, HomeUp bool
+	Waiting         int      // records in memory that are not acknowledged by every link
+	DiskBytes       int64    // of records on disk
+	Lost            uint64   // records dropped since the start
+	Flags           []string // codes for health: duplicate_identity, outbox_disk, outbox_rebuilt
+	Disk            error    // why nothing can be written; nil while it can
+}
+
+// An Uplink has both links. Its methods may be used from any goroutine, before
+// Run, while it runs, and after it.
+type Uplink struct {
+	cfg       Config
+	box       *outbox
+	pipelines map[string]Pipeline
+	results   atomic.Pointer[[]string] // pipelines whose results the fleet wants
+	fleet     *fleet                   // nil without
+	home      *home                    // nil without
+	fetching  chan struct{}            // holds 1: the right to fetch
+	rebuilt   string                   // where a damaged outbox was put
+
+	sidMu    sync.Mutex
+	sid      atomic.Uint64
+	sidSaved uint64 // numbers up to here are never used again after a restart
+}
+
+var limits = [classes]caps{
+	classExec:   {4 << 20, 365 * 24 * time.Hour},
+	classEvent:  {8 << 20, 30 * 24 * time.Hour},
+	classResult: {24 << 20, 7 * 24 * time.Hour},
+}
+
+// New opens the outbox, or makes it. A damaged one is put aside and reported by
+// Stats. The caller calls Run, which closes it.
+func New(cfg Config) (*Uplink, error) {
+	f, err := openFile(filepath.Join(cfg.Dir, "outbox.db"), cfg.Check)
+	if err != nil {
+		return nil, err
+	}
+	u := &Uplink{cfg: cfg, pipelines: map[string]Pipeline{}, rebuilt: f.aside, fetching: make(chan struct{}, 1)}
+	for _, p := range cfg.Pipelines {
+		u.pipelines[p.Name] = p
+	}
+	if f.aside != "" {
+		cfg.Log.Error().Str("kept_as", f.aside).Msg("outbox was damaged and is rebuilt")
+	}
+	if u.box, err = openOutbox(f, cfg.Device, limits, cfg.Log); err == nil {
+		err = u.loadMeta()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	if cfg.Fleet != nil {
+		u.fleet = newFleet(u, cfg.Fleet)
+	}
+	if cfg.Home != nil {
+		u.home = newHome(u, cfg.Home)
+	}
+	return u, nil
+}
+
+// loadMeta reads which results the fleet asked for, and the connection counter.
+func (u *Uplink) loadMeta() error {
+	results := []string{}
+	err := u.box.file.view(func(tx *bolt.Tx) error {
+		u.sidSaved = getNumber(tx, "sid")
+		if v, err := unseal(tx.Bucket(metaBucket).Get([]byte("results"))); err == nil {
+			return json.Unmarshal(v, &results)
+		}
+		return nil
+	})
+	u.results.Store(&results)
+	u.sid.Store(u.sidSaved)
+	return err
+}
+
+// Run keeps the links until ctx ends, then says goodbye on them, writes what is
+// left and returns. It returns early only with an error that no retry can mend.
+func (u *Uplink) Run(ctx context.Context) error {
+	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var writer, links sync.WaitGroup
+	writer.Go(func() { u.box.write(writing) })
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	run := func(name string, link func(context.Context) error) {
+		links.Go(func() {
+			if err := link(ctx); err != nil {
+				cancel(fmt.Errorf("%s link: %w", name, err))
+			}
+		})
+	}
+	if u.fleet != nil {
+		run("fleet", u.fleet.run)
+	}
+	if u.home != nil {
+		run("home", u.home.run)
+	}
+	<-ctx.Done()
+	links.Wait()
+	stop()
+	writer.Wait()
+	err := u.box.close()
+	if cause := context.Cause(ctx); cause != context.Canceled && cause != context.DeadlineExceeded {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// Offer hands over a result of a pipeline. It never blocks, keeps nothing of r,
+// and allocates nothing once warm. Seq is given here, so that of r is ignored.
+// ErrFull means that it was not taken.
+func (u *Uplink) Offer(pipeline string, r *wire.Result) error {
+	p, ok := u.pipelines[pipeline]
+	if !ok {
+		return fmt.Errorf("no pipeline %q", pipeline)
+	}
+	to := [sides]bool{fleetSide: u.fleet != nil && u.fleetWants(pipeline), homeSide: u.home != nil}
+	return u.box.append(classResult, p.Name, to, p.Lossless, p.Each, func(b []byte) []byte {
+		return wire.AppendResultBody(b, r)
+	})
+}
+
+// Room is closed when Offer may be tried again. Take it before the Offer that fails.
+func (u *Uplink) Room() <-chan struct{} { return u.box.waitRoom() }
+
+func (u *Uplink) fleetWants(pipeline string) bool {
+	wanted := *u.results.Load()
+	return slices.Contains(wanted, pipeline) || slices.Contains(wanted, "*")
+}
+
+// Step hands over a step of an execution. It is on disk when Step returns nil.
+// On an error it is in memory only, and sent all the same, unless the error is
+// ErrFull. V, ID and Seq are filled in.
+func (u *Uplink) Step(s wire.ExecStep) error {
+	if u.fleet == nil {
+		return nil
+	}
+	s.V, s.ID = wire.Version, fmt.Sprintf("%s/%s/%d", u.cfg.Device, s.Execution, s.N)
+	b, err := json.Marshal(struct { // without seq: it is put in front when it is sent
+		wire.ExecStep
+		Seq *uint64 `json:"seq,omitempty"`
+	}{ExecStep: s})
+	if err != nil {
+		return err
+	}
+	err = u.box.append(classExec, s.Execution, [sides]bool{fleetSide: true}, true, true, func(dst []byte) []byte { return append(dst, b...) })
+	if err != nil {
+		return fmt.Errorf("step %s of execution %s: %w", s.State, s.Execution, err)
+	}
+	return u.box.commit(false)
+}
+
+// SetHello replaces the birth message. SID and TS are filled in.
+func (u *Uplink) SetHello(h wire.Hello) {
+	if u.fleet != nil {
+		u.fleet.setHello(h)
+	}
+}
+
+// SetReported replaces the reported document. SID and TS are filled in.
+func (u *Uplink) SetReported(r wire.Reported) {
+	if u.fleet != nil {
+		u.fleet.setReported(r)
+	}
+}
+
+// SetHealth sends a health message, or nothing while the link is down.
+func (u *Uplink) SetHealth(h wire.Health) {
+	if u.fleet != nil {
+		u.fleet.setHealth(h)
+	}
+}
+
+// SetAvailable says on the home link whether a pipeline works.
+func (u *Uplink) SetAvailable(pipeline string, yes bool) {
+	if u.home != nil {
+		u.home.setAvailable(pipeline, yes)
+	}
+}
+
+// SID counts the connections of the fleet link, over restarts.
+func (u *Uplink) SID() uint64 { return u.sid.Load() }
+
+// Stats is where things stand.
+func (u *Uplink) Stats() Stats {
+	var s Stats
+	s.Waiting, s.DiskBytes, s.Lost, s.Disk = u.box.depth()
+	if u.fleet != nil {
+		s.FleetUp = u.fleet.pump.isUp()
+		if u.fleet.duplicate() {
+			s.Flags = append(s.Flags, "duplicate_identity")
+		}
+	}
+	if u.home != nil {
+		s.HomeUp = u.home.pump.isUp()
+	}
+	if s.Disk != nil {
+		s.Flags = append(s.Flags, "outbox_disk")
+	}
+	if u.rebuilt != "" {
+		s.Flags = append(s.Flags, "outbox_rebuilt")
+	}
+	return s
+}
+
+func (p *pump) isUp() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.up
+}
+
+// sidBlock is how many connection counts are reserved on disk at once.
+const sidBlock = 32
+
+// nextSID counts one more connection.
+func (u *Uplink) nextSID() uint64 {
+	u.sidMu.Lock()
+	defer u.sidMu.Unlock()
+	n := u.sid.Load() + 1
+	if n > u.sidSaved {
+		if err := u.box.file.update(func(tx *bolt.Tx) error { return putNumber(tx, "sid", n+sidBlock) }); err != nil {
+			u.cfg.Log.Error().Err(err).Msg("connection counter cannot be written")
+		} else {
+			u.sidSaved = n + sidBlock
+		}
+	}
+	u.sid.Store(n)
+	return n
+}
+
+// setResults keeps which results the fleet wants, for the next start too.
+func (u *Uplink) setResults(pipelines []string) {
+	if slices.Equal(pipelines, *u.results.Load()) {
+		return
+	}
+	pipelines = slices.Clone(pipelines)
+	u.results.Store(&pipelines)
+	b, err := json.Marshal(pipelines)
+	if err == nil {
+		err = u.box.file.update(func(tx *bolt.Tx) error {
+			return tx.Bucket(metaBucket).Put([]byte("results"), seal(append(make([]byte, 4), b...)))
+		})
+	}
+	if err != nil {
+		u.cfg.Log.Error().Err(err).Msg("which results the fleet wants cannot be written")
+	}
+}
+
+// lastWords runs a link until ctx ends; then goodbye sets a document, which gets
+// a moment to arrive. leave ends the link as well, without a goodbye.
+func lastWords(ctx context.Context, p *pump, s wire.Spec, leave <-chan struct{}, goodbye func() *doc) error {
+	linked, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	ended := make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { ended <- p.link.Run(linked, s) })
+	wg.Go(func() { p.run(linked) })
+	defer wg.Wait()
+	defer cut()
+	select {
+	case err := <-ended:
+		return err
+	case <-leave:
+		return nil
+	case <-ctx.Done():
+	}
+	d := goodbye()
+	patience := time.NewTimer(2 * time.Second)
+	defer patience.Stop()
+	for p.isUp() && !p.settled(d) {
+		select {
+		case <-patience.C:
+			return nil
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
