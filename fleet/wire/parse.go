@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"unicode/utf8"
 )
@@ -18,7 +17,10 @@ const (
 	CodeJSON     = "E_JSON"      // not JSON, or JSON that says what cannot be
 )
 
-const maxDepth = 32 // of a message; the deepest of ours is 6
+const (
+	maxDepth = 32  // of a message; the deepest of ours is 6
+	maxKeys  = 256 // of one object
+)
 
 // Error is "CODE: text".
 func (f *Fault) Error() string { return f.Code + ": " + f.Text }
@@ -37,12 +39,20 @@ func Parse[T any, P interface {
 	*T
 	Validate() error
 }](b []byte, limit int) (*T, error) {
-	if err := checkJSON(b, limit); err != nil {
-		return nil, err
+	switch {
+	case len(b) == 0:
+		return nil, faultf(CodeMsgEmpty, "message is empty")
+	case len(b) > limit:
+		return nil, faultf(CodeMsgSize, "message has %d bytes, limit %d", len(b), limit)
+	case !utf8.Valid(b):
+		return nil, faultf(CodeMsgType, "message is not UTF-8 text")
 	}
 	v := new(T)
 	if err := json.Unmarshal(b, v); err != nil {
 		return nil, jsonFault(b, err)
+	}
+	if err := checkKeys(b); err != nil {
+		return nil, err
 	}
 	if err := P(v).Validate(); err != nil {
 		return nil, faultf(CodeJSON, "%v", err)
@@ -50,74 +60,71 @@ func Parse[T any, P interface {
 	return v, nil
 }
 
-// checkJSON checks what encoding/json does not.
-func checkJSON(b []byte, limit int) error {
-	switch {
-	case len(b) == 0:
-		return faultf(CodeMsgEmpty, "message is empty")
-	case len(b) > limit:
-		return faultf(CodeMsgSize, "message has %d bytes, limit %d", len(b), limit)
-	case !utf8.Valid(b):
-		return faultf(CodeMsgType, "message is not UTF-8 text")
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	if err := checkValue(dec, 0); err != nil {
-		var f *Fault
-		if errors.As(err, &f) {
-			return f
+// checkKeys looks at what encoding/json does not: keys and depth. b is valid JSON.
+func checkKeys(b []byte) error {
+	var room [64][]byte // enough for most messages
+	var starts [maxDepth]int
+	keys, depth, key := room[:0], 0, false // keys of all open objects; a string here is a key
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{', '[':
+			if depth == maxDepth {
+				return faultf(CodeJSON, "%s: nested deeper than %d", position(b, i), maxDepth)
+			}
+			starts[depth] = len(keys)
+			if b[i] == '[' {
+				starts[depth] = -1
+			}
+			depth++
+			key = b[i] == '{'
+		case '}', ']':
+			depth--
+			if starts[depth] >= 0 {
+				keys = keys[:starts[depth]]
+			}
+		case ',':
+			key = starts[depth-1] >= 0
+		case '"':
+			end := stringEnd(b, i)
+			if key {
+				name := unescape(b[i:end])
+				seen := keys[starts[depth-1]:]
+				if len(seen) == maxKeys {
+					return faultf(CodeJSON, "%s: more than %d keys in one object", position(b, i), maxKeys)
+				}
+				for _, k := range seen {
+					if bytes.EqualFold(k, name) {
+						return faultf(CodeJSON, "%s: key %q twice in one object", position(b, i), clip(string(name)))
+					}
+				}
+				keys, key = append(keys, name), false
+			}
+			i = end - 1
 		}
-		return jsonFault(b, err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return faultf(CodeJSON, "%s: more behind the value", position(b, dec.InputOffset()))
 	}
 	return nil
 }
 
-// checkValue reads one value and looks at the keys of every object in it.
-func checkValue(dec *json.Decoder, depth int) error {
-	t, err := dec.Token()
-	if err != nil {
-		return err
-	}
-	open, ok := t.(json.Delim)
-	if !ok {
-		return nil
-	}
-	if depth == maxDepth {
-		return faultf(CodeJSON, "nested deeper than %d", maxDepth)
-	}
-	var seen map[string]struct{}
-	for dec.More() {
-		if open == '{' {
-			t, err := dec.Token()
-			if err != nil {
-				return err
-			}
-			key, ok := t.(string)
-			if !ok {
-				return faultf(CodeJSON, "key is not a string")
-			}
-			if seen == nil {
-				seen = make(map[string]struct{}, 8)
-			}
-			if _, dup := seen[fold(key)]; dup {
-				return faultf(CodeJSON, "key %q twice in one object", clip(key))
-			}
-			seen[fold(key)] = struct{}{}
-		}
-		if err := checkValue(dec, depth+1); err != nil {
-			return err
+// stringEnd is the index behind the string that begins at i.
+func stringEnd(b []byte, i int) int {
+	for i++; b[i] != '"'; i++ {
+		if b[i] == '\\' {
+			i++
 		}
 	}
-	_, err = dec.Token() // the closing bracket
-	return err
+	return i + 1
 }
 
-// fold maps keys that encoding/json takes for the same to the same text.
-func fold(key string) string {
-	return strings.ToLower(strings.ToUpper(key)) // by way of upper case, for ſ and K
+// unescape is what a JSON string says.
+func unescape(quoted []byte) []byte {
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return quoted[1 : len(quoted)-1]
+	}
+	var s string
+	if err := json.Unmarshal(quoted, &s); err != nil {
+		return quoted // cannot be: it is valid
+	}
+	return []byte(s)
 }
 
 func jsonFault(b []byte, err error) *Fault {
@@ -125,21 +132,18 @@ func jsonFault(b []byte, err error) *Fault {
 	var typ *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &syntax):
-		return faultf(CodeJSON, "%s: %v", position(b, syntax.Offset), err)
+		return faultf(CodeJSON, "%s: %v", position(b, int(syntax.Offset)-1), err)
 	case errors.As(err, &typ):
-		return faultf(CodeJSON, "%s: %s cannot be a %s", position(b, typ.Offset), clip(typ.Field), clip(typ.Value))
-	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
-		return faultf(CodeJSON, "%s: cut off", position(b, int64(len(b))))
+		return faultf(CodeJSON, "%s: %s cannot be a %s", position(b, int(typ.Offset)-1), clip(typ.Field), clip(typ.Value))
 	}
 	return faultf(CodeJSON, "%s", clip(err.Error()))
 }
 
-// position is "line 1 col 812" of a byte offset.
-func position(b []byte, offset int64) string {
-	before := b[:min(max(offset, 0), int64(len(b)))]
+// position is "line 1 col 812" of the byte at an offset.
+func position(b []byte, offset int) string {
+	before := b[:min(max(offset, 0), len(b))]
 	line := 1 + bytes.Count(before, []byte("\n"))
-	col := len(before) - (bytes.LastIndexByte(before, '\n') + 1)
-	return fmt.Sprintf("line %d col %d", line, max(col, 1))
+	return fmt.Sprintf("line %d col %d", line, len(before)-bytes.LastIndexByte(before, '\n'))
 }
 
 // clip shortens text of the other side for an error message.
