@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -18,12 +17,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/fleet/blob"
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/internal/auth"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
-
-	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/wire"
 )
 
 // Config of an API. All fields are needed but the last two.
@@ -48,7 +47,8 @@ type Config struct {
 	Ready func() error
 }
 
-// An API is an http.Handler for all paths. Its requests end when Stop is called.
+// An API is an http.Handler for all paths. Streams last until the request's
+// context ends, so a server that is to shut down ends its base context first.
 type API struct {
 	cfg     Config
 	mux     *http.ServeMux
@@ -57,20 +57,18 @@ type API struct {
 	enrol   limiter
 	uploads locks
 	seen    *prometheus.HistogramVec
-
-	stop     chan struct{}
-	stopping sync.Once
 }
 
 // New makes the API.
 func New(cfg Config) (*API, error) {
-	a := &API{cfg: cfg, mux: http.NewServeMux(), stop: make(chan struct{})}
+	a := &API{cfg: cfg, mux: http.NewServeMux()}
 	hc := huma.DefaultConfig("Covey controller", cfg.Version)
 	hc.Info.Description = "Devices, releases and rollouts of a fleet. Errors are application/problem+json with a code that does not change."
 	hc.OpenAPIPath, hc.DocsPath, hc.SchemasPath = "", "", "" // served here, behind the token
 	hc.CreateHooks = nil
 	hc.Transformers = []huma.Transformer{problemOfHuma}
 	hc.RejectUnknownQueryParameters = true
+	hc.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	hc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer"}}
 	hc.Servers = []*huma.Server{{URL: cfg.URL}}
 	a.huma = humago.New(a.mux, hc)
@@ -91,9 +89,20 @@ func New(cfg Config) (*API, error) {
 	return a, a.metrics()
 }
 
-// Stop ends the streams that would go on for ever, so that a server can shut
-// down. Stopping twice is allowed.
-func (a *API) Stop() { a.stopping.Do(func() { close(a.stop) }) }
+// schemaName tells the messages of devices from the API's own types.
+func schemaName(t reflect.Type, hint string) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	name := huma.DefaultSchemaNamer(t, hint)
+	if t.PkgPath() == reflect.TypeFor[wire.Hello]().PkgPath() {
+		name = "Wire" + name
+	}
+	return name
+}
+
+// Types that are embedded in an operation's input are exported, because huma
+// does not look into others.
 
 // access is how an operation is let in.
 type access struct {

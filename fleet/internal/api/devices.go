@@ -16,12 +16,14 @@ import (
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
-type deviceID struct {
+// DeviceID is a device in a path.
+type DeviceID struct {
 	ID wire.DeviceID `path:"id" pattern:"^[a-z0-9-]{1,32}$"`
 }
 
-type devicePipeline struct {
-	deviceID
+// DevicePipeline is a pipeline of a device in a path.
+type DevicePipeline struct {
+	DeviceID
 	Pipeline string `path:"pipeline" pattern:"^([a-z0-9-]{1,32}|\\*)$" doc:"* is all"`
 }
 
@@ -32,7 +34,7 @@ func (a *API) devices() {
 	add(a, huma.Operation{OperationID: "show-device", Method: http.MethodGet, Path: "/v1/devices/{id}", Summary: "All that is known of a device", Tags: tags}, viewer, a.showDevice)
 	add(a, huma.Operation{OperationID: "change-device", Method: http.MethodPatch, Path: "/v1/devices/{id}", Summary: "Rename or label a device", Tags: tags}, operator, a.changeDevice)
 	add(a, huma.Operation{OperationID: "revoke-device", Method: http.MethodPost, Path: "/v1/devices/{id}/revoke", Summary: "Take back a device's certificates and end its connections", Tags: tags}, operator,
-		func(_ context.Context, in *deviceID) (*empty, error) { return &empty{}, a.cfg.Registry.Revoke(in.ID) })
+		func(_ context.Context, in *DeviceID) (*empty, error) { return &empty{}, a.cfg.Registry.Revoke(in.ID) })
 	add(a, huma.Operation{OperationID: "ask-results", Method: http.MethodPut, Path: "/v1/devices/{id}/pipelines/{pipeline}/results", Summary: "Ask for the results of a pipeline, or stop asking", Tags: tags}, operator, a.askResults)
 	add(a, huma.Operation{OperationID: "list-results", Method: http.MethodGet, Path: "/v1/devices/{id}/pipelines/{pipeline}/results", Summary: "Results that were asked for, in order of arrival", Tags: tags}, viewer, a.listResults)
 }
@@ -96,7 +98,7 @@ func (a *API) device(id wire.DeviceID) (d registry.Device, w wire.DesiredSigned,
 	return d, w, err
 }
 
-func (a *API) showDevice(_ context.Context, in *deviceID) (*body[v1.DeviceDetail], error) {
+func (a *API) showDevice(_ context.Context, in *DeviceID) (*body[v1.DeviceDetail], error) {
 	d, w, err := a.device(in.ID)
 	if err != nil {
 		return nil, err
@@ -105,7 +107,7 @@ func (a *API) showDevice(_ context.Context, in *deviceID) (*body[v1.DeviceDetail
 }
 
 func (a *API) changeDevice(_ context.Context, in *struct {
-	deviceID
+	DeviceID
 	Body v1.DevicePatch
 }) (*body[v1.Device], error) {
 	labels := map[string]string{}
@@ -137,7 +139,7 @@ func (a *API) changeDevice(_ context.Context, in *struct {
 }
 
 func (a *API) askResults(_ context.Context, in *struct {
-	devicePipeline
+	DevicePipeline
 	Body v1.Ask
 }) (*body[v1.Device], error) {
 	_, err := a.cfg.Registry.ChangeDesired(in.ID, func(d *wire.DesiredSigned) error {
@@ -166,7 +168,7 @@ func ask(list []string, pipeline string, on bool) []string {
 }
 
 func (a *API) listResults(_ context.Context, in *struct {
-	devicePipeline
+	DevicePipeline
 	After uint64 `query:"after" doc:"n of the last one of the page before"`
 	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 }) (*body[v1.Results], error) {

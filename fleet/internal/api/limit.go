@@ -28,8 +28,8 @@ const (
 func (l *limiter) wait(addr string, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if over := l.from[addr].after(now) - maxWrong; over >= 0 {
-		return time.Duration((over + 1) * float64(forgive))
+	if over := l.from[addr].after(now) + 1 - maxWrong; over > 0 {
+		return time.Duration(over * float64(forgive))
 	}
 	return 0
 }

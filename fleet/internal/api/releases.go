@@ -63,16 +63,16 @@ func (p *patient) Read(b []byte) (int, error) {
 	return p.r.Read(b)
 }
 
-// A blobRequest names a file and its length, and begins its body with the hashes
+// A BlobRequest names a file and its length, and begins its body with the hashes
 // of its blocks: that is all it takes to go on where an upload ended.
-type blobRequest struct {
+type BlobRequest struct {
 	Upload
 	SHA    wire.Digest `path:"sha" pattern:"^[0-9a-f]{64}$"`
 	Length int64       `query:"length" required:"true" minimum:"0" maximum:"1073741824" doc:"Bytes"`
 }
 
 // receive opens the file for writing. The caller closes it and releases the lock.
-func (a *API) receive(in *blobRequest) (p *blob.Partial, release func(), err error) {
+func (a *API) receive(in *BlobRequest) (p *blob.Partial, release func(), err error) {
 	release, free := a.uploads.try(string(in.SHA))
 	if !free {
 		return nil, nil, problem(http.StatusConflict, v1.CodeBusy, "wait for it to end, then push again", "somebody else sends file %s right now", in.SHA.Short())
@@ -89,7 +89,7 @@ func (a *API) receive(in *blobRequest) (p *blob.Partial, release func(), err err
 	return p, release, err
 }
 
-func (a *API) checkBlob(_ context.Context, in *blobRequest) (*body[v1.BlobState], error) {
+func (a *API) checkBlob(_ context.Context, in *BlobRequest) (*body[v1.BlobState], error) {
 	if a.cfg.Blobs.Has(in.SHA) {
 		return ok(v1.BlobState{Here: true})
 	}
@@ -114,13 +114,13 @@ func first(p *blob.Partial) int {
 }
 
 func (a *API) putBlob(ctx context.Context, in *struct {
-	blobRequest
+	BlobRequest
 	From int `query:"from" minimum:"0" doc:"First block that is sent"`
 }) (*empty, error) {
 	if a.cfg.Blobs.Has(in.SHA) {
 		return &empty{}, nil
 	}
-	p, release, err := a.receive(&in.blobRequest)
+	p, release, err := a.receive(&in.BlobRequest)
 	if err != nil {
 		return nil, err
 	}

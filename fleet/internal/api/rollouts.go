@@ -12,7 +12,8 @@ import (
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
-type rolloutID struct {
+// RolloutID is a rollout in a path.
+type RolloutID struct {
 	ID string `path:"id" pattern:"^[a-z0-9-]{1,32}$"`
 }
 
@@ -100,7 +101,7 @@ func (a *API) startRollout(ctx context.Context, in *struct{ Body v1.Set }) (*bod
 	if err != nil {
 		return nil, err
 	}
-	return a.showRollout(ctx, &rolloutID{r.ID})
+	return a.showRollout(ctx, &RolloutID{r.ID})
 }
 
 // refused is a problem when no device of the group would do anything.
@@ -136,7 +137,7 @@ func (a *API) listRollouts(_ context.Context, in *struct {
 	return ok(out)
 }
 
-func (a *API) showRollout(_ context.Context, in *rolloutID) (*body[v1.RolloutDetail], error) {
+func (a *API) showRollout(_ context.Context, in *RolloutID) (*body[v1.RolloutDetail], error) {
 	r, xs, err := a.cfg.Rollouts.Get(in.ID)
 	if err != nil {
 		return nil, err
@@ -148,7 +149,7 @@ func (a *API) showRollout(_ context.Context, in *rolloutID) (*body[v1.RolloutDet
 	return ok(out)
 }
 
-func (a *API) abortRollout(ctx context.Context, in *rolloutID) (*body[v1.Rollout], error) {
+func (a *API) abortRollout(ctx context.Context, in *RolloutID) (*body[v1.Rollout], error) {
 	r, err := a.cfg.Rollouts.Abort(in.ID, principal(ctx).Name)
 	if err != nil {
 		return nil, err

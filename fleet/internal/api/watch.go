@@ -80,8 +80,6 @@ func (a *API) watchDevices(ctx context.Context, in *WatchDevices, send sse.Sende
 		select {
 		case <-ctx.Done():
 			return
-		case <-a.stop:
-			return
 		case <-ping.C:
 			err = send.Data(v1.Ping{Time: time.Now().UTC()})
 		case e := <-w.C:
@@ -113,7 +111,7 @@ func (a *API) knownRollout(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-func (a *API) watchRollout(ctx context.Context, in *rolloutID, send sse.Sender) {
+func (a *API) watchRollout(ctx context.Context, in *RolloutID, send sse.Sender) {
 	sent := map[wire.DeviceID]v1.Execution{}
 	var last v1.Rollout
 	for {
@@ -129,7 +127,7 @@ func (a *API) watchRollout(ctx context.Context, in *rolloutID, send sse.Sender) 
 				return
 			}
 		}
-		if !r.Ended.IsZero() || !a.pause(ctx, changed, send) {
+		if !r.Ended.IsZero() || !pause(ctx, changed, send) {
 			return
 		}
 	}
@@ -150,14 +148,12 @@ func news(sent map[wire.DeviceID]v1.Execution, xs []rollout.Execution) []v1.Exec
 }
 
 // pause waits for a change, and a little more for those that come with it.
-func (a *API) pause(ctx context.Context, changed <-chan struct{}, send sse.Sender) (goOn bool) {
+func pause(ctx context.Context, changed <-chan struct{}, send sse.Sender) (goOn bool) {
 	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return false
-		case <-a.stop:
 			return false
 		case <-ping.C:
 			if send.Data(v1.Ping{Time: time.Now().UTC()}) != nil {
