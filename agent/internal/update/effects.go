@@ -130,7 +130,11 @@ func (j *journey) have(ctx context.Context, sha wire.Digest, length int64, hashe
 	m := &meter{Partial: p, bar: bar}
 	bar.skip(length - min(length, int64(p.Left())*wire.BlockSize))
 	if p.Left() > 0 {
-		if err := j.l.c.Fetcher.Fetch(ctx, sha, length, m); err != nil {
+		err := j.l.c.Fetcher.Fetch(ctx, sha, length, m)
+		if p.Left() > 0 && err == nil {
+			err = fmt.Errorf("fetch blob %s: %d blocks are still missing", sha.Short(), p.Left())
+		}
+		if p.Left() > 0 {
 			return m.got, err
 		}
 	}
