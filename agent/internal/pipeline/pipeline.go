@@ -53,6 +53,9 @@ type Config struct {
 	// source's result is dropped, another's is offered again until there is some.
 	// The result, its texts included, is valid only until Publish returns.
 	Publish func(*wire.Result) error
+	// Room is closed when a full outbox may have room again; it is asked before the
+	// offer that then fails. Nil: offers are repeated from time to time.
+	Room func() <-chan struct{}
 	// Reopen opens the model that should run now, after its session was lost; it
 	// is asked again with backoff until it succeeds. Nil: wait for Swap.
 	Reopen func(ctx context.Context) (Model, error)
@@ -121,7 +124,7 @@ type generation struct {
 
 // A handover asks fill to use a generation from the next frame on.
 type handover struct {
-	gen      *generation
+	gen      *generation // nil: none
 	replaces *generation // only if this one is in use; nil: whatever is
 	taken    chan bool   // answered once
 }
@@ -197,6 +200,10 @@ func (p *Pipeline) dropRest() {
 func (p *Pipeline) Swap(ctx context.Context, m Model) error {
 	return p.hand(ctx, &handover{gen: newGeneration(m)})
 }
+
+// Clear takes the model away from the next frame on: the pipeline is as New made
+// it. The model's session is closed after its last frame.
+func (p *Pipeline) Clear(ctx context.Context) error { return p.hand(ctx, &handover{}) }
 
 var errReplaced = errors.New("another model came first")
 

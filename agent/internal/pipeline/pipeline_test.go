@@ -221,6 +221,47 @@ func TestFullOutbox(t *testing.T) {
 	}
 }
 
+func TestFullOutboxSaysWhenItHasRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out, room := &results{}, make(chan struct{})
+		full := true
+		out.full = func(int) bool { return full && len(out.frames) == 3 }
+		p := New(Config{Source: &haltest.FakeSource{Frames: 10}, Publish: out.publish, Room: func() <-chan struct{} { return room }})
+		wait := start(t, t.Context(), p)
+		swap(t, p, open(t, engine(0), "a"))
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if out.offers != 5 { // 3 taken, 1 to learn that it is full, 1 to be sure
+			t.Errorf("%d offers", out.offers)
+		}
+		full = false
+		close(room)
+		wait()
+		out.wantAll(t, 10)
+	})
+}
+
+func TestClear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out, e := &results{}, engine(time.Millisecond)
+		p := New(Config{Source: &haltest.FakeSource{Frames: 100, Every: 10 * time.Millisecond}, Publish: out.publish})
+		wait := start(t, t.Context(), p)
+		swap(t, p, open(t, e, "a"))
+		time.Sleep(505 * time.Millisecond)
+		if err := p.Clear(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := len(out.frames); n != 50 || !e.Sessions()[0].Closed() {
+			t.Errorf("%d results, session closed: %v", n, e.Sessions()[0].Closed())
+		}
+		swap(t, p, open(t, e, "a"))
+		wait()
+		out.wantAll(t, 100)
+	})
+}
+
 func TestSwapBetweenTwoFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out, e := &results{}, engine(15*time.Millisecond)

@@ -17,10 +17,8 @@ import (
 )
 
 const (
-	maxTries = 3 // runs of one frame that may lose their session
-
-	firstOffer = 10 * time.Millisecond // until a result is offered again to a full outbox
-	lastOffer  = 500 * time.Millisecond
+	maxTries   = 3                      // runs of one frame that may lose their session
+	offerAgain = 100 * time.Millisecond // to a full outbox that does not say when it has room
 )
 
 // runState is what the running goroutine keeps from frame to frame.
@@ -79,7 +77,8 @@ func ms(d time.Duration) float64 { return float64(d.Round(time.Microsecond)) / 1
 // publish offers a result; one of a source that loses nothing until it is taken.
 func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency) {
 	r := p.result(j, lat)
-	for wait := firstOffer; ; wait = min(2*wait, lastOffer) {
+	var room <-chan struct{} // taken before an offer, so that none is missed
+	for {
 		err := p.cfg.Publish(r)
 		switch {
 		case err == nil:
@@ -89,10 +88,29 @@ func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency) {
 			p.failed(err)
 			p.dropJob(j, DropError)
 			return
-		case p.live || !sleep(ctx, wait):
+		case p.live || !p.awaitRoom(ctx, room):
 			p.dropJob(j, DropOutbox)
 			return
 		}
+		if p.cfg.Room != nil {
+			room = p.cfg.Room()
+		}
+	}
+}
+
+// awaitRoom is false when ctx ends first. Before the first Room there is nothing to wait for.
+func (p *Pipeline) awaitRoom(ctx context.Context, room <-chan struct{}) bool {
+	switch {
+	case p.cfg.Room == nil:
+		return sleep(ctx, offerAgain)
+	case room == nil:
+		return ctx.Err() == nil
+	}
+	select {
+	case <-room:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
