@@ -120,12 +120,9 @@ type board struct {
 
 	mu      sync.Mutex
 	running map[string]*warm // by pipeline, of this process
-	gaps    int              // times a pipeline lost what it ran
 	bad     []string         // what must never happen
 	steps   []wire.ExecStep
 	pins    []wire.HelloPipeline
-	kill    func(where string) bool // power off here?
-	dead    chan struct{}
 }
 
 // A warm release remembers its model's text, which says how it behaves.
@@ -149,24 +146,7 @@ func newBoard(t *testing.T, fsys *crashfs.FS, c *controller) *board {
 	return &board{t: t, fs: fsys, ctrl: c, pins: []wire.HelloPipeline{{Name: pipe}}}
 }
 
-func (b *board) at(where string) error {
-	if b.kill != nil && b.kill(where) {
-		b.fs.CutAt(0)
-		b.kill = nil
-		close(b.dead)
-	}
-	select {
-	case <-b.dead:
-		return crashfs.ErrCut
-	default:
-		return nil
-	}
-}
-
 func (b *board) Prepare(ctx context.Context, pipeline string, f update.Files) (update.Warm, error) {
-	if err := b.at("prepare"); err != nil {
-		return nil, err
-	}
 	text, err := f.Read(f.Variant.File)
 	if err != nil {
 		return nil, err
@@ -194,9 +174,6 @@ func (b *board) Prepare(ctx context.Context, pipeline string, f update.Files) (u
 }
 
 func (b *board) Switch(_ context.Context, pipeline string, w update.Warm) error {
-	if err := b.at("switch"); err != nil {
-		return err
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	old := b.running[pipeline]
@@ -209,7 +186,7 @@ func (b *board) Switch(_ context.Context, pipeline string, w update.Warm) error 
 		b.bad = append(b.bad, "switched to a closed session")
 	}
 	if old != nil && old.closed {
-		b.gaps++
+		b.bad = append(b.bad, "the old session was closed before the switch")
 	}
 	b.running[pipeline] = next
 	if old != nil {
@@ -256,7 +233,7 @@ type session struct {
 // boot starts the agent inside a synctest bubble; nil and the error when the
 // disk does not let it.
 func (b *board) boot(ctx context.Context) (*session, error) {
-	b.running, b.dead = map[string]*warm{}, make(chan struct{})
+	b.running = map[string]*warm{}
 	state, err := slots.Open("/data/state", b.fs)
 	if err != nil {
 		return nil, err
