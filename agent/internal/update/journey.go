@@ -249,7 +249,7 @@ func (j *journey) do(run, ctx context.Context, step Step) error {
 		j.doDownload(ctx)
 	case Verify:
 		j.doVerify(ctx)
-	case SelfTest:
+	case Trial:
 		j.doSelfTest(ctx)
 	case Switch:
 		j.doSwitch(ctx)

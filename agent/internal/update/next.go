@@ -73,7 +73,7 @@ const (
 	Repair                 // effect: fetch the active release's files again
 	Download               // effect: have all files of the candidate
 	Verify                 // effect: hash them
-	SelfTest               // effect: open and test the candidate beside what runs
+	Trial                  // effect: open and test the candidate beside what runs
 	Switch                 // effect: put the candidate to work between two frames
 )
 
@@ -256,7 +256,7 @@ func selfTesting(p slots.Pipeline, o Observed) Step {
 	case o.Warm:
 		return Step{Do: Move, To: wire.Switching}
 	case o.Err == nil:
-		return Step{Do: SelfTest}
+		return Step{Do: Trial}
 	case blames(code) || code == hal.CodeAccel:
 		return Step{Do: Move, To: wire.Rejected, Fault: faultOf(o.Err), Quarantine: blames(code)}
 	case o.Tries >= maxTest:
@@ -264,7 +264,7 @@ func selfTesting(p slots.Pipeline, o Observed) Step {
 	case o.Wait > 0:
 		return Step{Do: Wait, Wait: o.Wait}
 	}
-	return Step{Do: SelfTest}
+	return Step{Do: Trial}
 }
 
 // switching opens the candidate again when a restart lost it.
@@ -279,7 +279,7 @@ func switching(p slots.Pipeline, o Observed) Step {
 	case o.Warm:
 		return Step{Do: Switch}
 	}
-	return Step{Do: SelfTest}
+	return Step{Do: Trial}
 }
 
 func probation(p slots.Pipeline, o Observed) Step {

@@ -7,10 +7,10 @@ import (
 	"github.com/covey-edge/covey/hal"
 )
 
-// Prove runs a session once on zeros, and with f.Trial on every golden sample.
+// SelfTest runs a session once on zeros, and with f.Trial on every golden sample.
 // label (may be nil) is the label that comes first for the outputs of buffer 0.
 // It has the session to itself. Errors: E_SHAPE, E_GOLDEN, and those of Run.
-func Prove(s hal.Session, f Files, label func() (string, error)) error {
+func SelfTest(s hal.Session, f Files, label func() (string, error)) error {
 	info := s.Info()
 	for i := range info.Inputs {
 		clear(s.Input(0, i))
