@@ -49,6 +49,12 @@ func refused(during, name, said string) error {
 	switch {
 	case has("edgetpu-custom-op"):
 		return errorf(hal.CodeAccel, "%s is compiled for an Edge TPU and this runner has none; use the CPU variant of the model", name)
+	case has("select tensorflow op"):
+		// Its text is a paragraph of advice for phones; the node is what counts.
+		if i := strings.Index(said, "Node number"); i >= 0 {
+			said = said[i:]
+		}
+		return errorf(hal.CodeOp, "%s needs TensorFlow's own (Flex) operators: %s; convert it without SELECT_TF_OPS", name, said)
 	case has("unresolved custom op"):
 		return errorf(hal.CodeOp, "%s needs an operator that this runtime does not have: %s; convert it without custom or Flex operators", name, said)
 	case has("didn't find op for builtin opcode"), has("op builtin_code out of range"):

@@ -22,6 +22,7 @@ import (
 // A Model is an open model. It is used by one goroutine at a time.
 type Model struct {
 	name    string
+	again   func() (*Model, error) // opens the same once more
 	log     *C.covey_log
 	file    *tflite.Model
 	options *tflite.InterpreterOptions
@@ -67,6 +68,7 @@ func Open(o proto.Open, data []byte, step func(string)) (*Model, error) {
 // open makes one try. What it made is freed when it fails.
 func open(o proto.Open, a hal.Accelerator, data []byte, step func(string)) (*Model, error) {
 	m := &Model{name: o.Name, log: (*C.covey_log)(C.calloc(1, C.sizeof_covey_log))}
+	m.again = func() (*Model, error) { return open(o, a, data, step) }
 	if err := m.load(o, a, data, step); err != nil {
 		m.Close()
 		return nil, err
@@ -144,9 +146,6 @@ func (m *Model) describe() error {
 		if err != nil {
 			return err
 		}
-		if t.Data() == nil {
-			return errorf(hal.CodeMemory, "input %d (%s) of %s has no memory", i, d.Name, m.name)
-		}
 		m.inputs, m.opened.Inputs = append(m.inputs, t), append(m.opened.Inputs, d)
 	}
 	for i := range out {
@@ -158,6 +157,12 @@ func (m *Model) describe() error {
 	}
 	if err := m.opened.Check(); err != nil {
 		return errorf(hal.CodeTensor, "%s: %v", m.name, err)
+	}
+	// The library does not look at what malloc gave it.
+	for i, t := range m.inputs {
+		if t.Data() == nil {
+			return errorf(hal.CodeMemory, "input %d (%s) of %s has no memory", i, m.opened.Inputs[i].Name, m.name)
+		}
 	}
 	return nil
 }
@@ -216,6 +221,9 @@ func (m *Model) Opened() *proto.Opened { return &m.opened }
 // Run copies the inputs in, invokes, and copies the outputs out with their sizes
 // and shapes of this run. It allocates nothing when it succeeds.
 func (m *Model) Run(in, out [][]byte, r *proto.Ran) error {
+	if m.run == nil {
+		return errorf(hal.CodeEngine, "%s is closed", m.name)
+	}
 	for i, t := range m.inputs {
 		p, n := t.Data(), int(t.ByteSize())
 		if p == nil || n != len(in[i]) {
@@ -261,11 +269,18 @@ func (m *Model) read(i int, t *tflite.Tensor, out []byte, r *proto.Result) error
 	return nil
 }
 
-// Reset forgets the state between runs (variable tensors).
+// Reset forgets the state between runs. The C library resets variable tensors but
+// not resource variables, in which streaming models keep theirs, so the model is
+// opened anew. After an error it cannot be run any more.
 func (m *Model) Reset() error {
-	if m.run.ResetVariableTensors() != tflite.OK {
-		return errorf(hal.CodeInvoke, "reset %s: %s", m.name, m.said())
+	again, tried := m.again, m.opened.Tried
+	m.Close()
+	fresh, err := again()
+	if err != nil {
+		return err
 	}
+	fresh.opened.Tried = tried
+	*m = *fresh
 	return nil
 }
 
