@@ -29,16 +29,22 @@ type Filler struct {
 	letterbox               bool
 
 	frame  geometry // that what follows is for
-	sample sampler
-	luma   scale  // of planes at full size
-	chroma scale  // of halved planes
+	planes [3]plane // channels to sample; those that are not needed have no sampler
+	luma   resampler
+	chroma resampler
+	join   joiner
 	inner  window // where in the tensor the picture goes
 	row    []byte // one row of the tensor's pixels, RGB or grey
 	pixels []byte // the part of row that is in the window
 }
 
-// A sampler writes row y of the window into f.pixels.
-type sampler func(f *Filler, frame *hal.Frame, y int)
+// A plane says how a channel of the frame is sampled, and has room for a row of it.
+type plane struct {
+	from   int // plane of the frame
+	offset int // of the channel in a pixel, bytes
+	sample *resampler
+	row    []byte
+}
 
 // A window is a rectangle of the tensor, in pixels.
 type window struct{ x, y, w, h int }
@@ -169,7 +175,7 @@ func (f *Filler) Fill(dst []byte, frame *hal.Frame) (View, error) {
 			fill(f.row, boxGrey)
 		}
 		if y >= in.y && y < in.y+in.h {
-			f.sample(f, frame, y-in.y)
+			f.sampleRow(frame, y-in.y)
 		}
 		f.store(dst[y*n : (y+1)*n])
 	}
@@ -202,24 +208,48 @@ func (f *Filler) setup(g geometry) {
 		f.inner.x, f.inner.y = (f.width-f.inner.w)/2, (f.height-f.inner.h)/2
 	}
 	f.pixels = f.row[f.inner.x*f.channels : (f.inner.x+f.inner.w)*f.channels]
-	f.luma.set(g.width, g.height, f.inner.w, f.inner.h)
-	cw, ch := chromaSize(g.format, g.width, g.height)
-	if cw > 0 {
-		f.chroma.set(cw, ch, f.inner.w, f.inner.h)
-	}
+	f.planes = [3]plane{}
 	coloured := g.format == hal.FormatRGB || g.format == hal.FormatRGBA
+	f.luma.set(g.width, g.height, f.inner.w, f.inner.h, pixelBytes(g.format), 4)
+	f.use(0, 0, 0, &f.luma)
+	cw, ch := chromaSize(g.format, g.width, g.height)
 	switch {
-	case f.channels == 1 && coloured:
-		f.sample = sampleRGBToGrey
-	case f.channels == 1:
-		f.sample = sampleGrey
 	case coloured:
-		f.sample = sampleRGB
+		f.join = joinRGB
+		if f.channels == 1 {
+			f.join = joinRGBToGrey
+		}
+		f.use(1, 0, 1, &f.luma)
+		f.use(2, 0, 2, &f.luma)
+	case f.channels == 1:
+		f.join = joinGrey
 	case cw > 0:
-		f.sample = sampleYUV
+		f.join = joinYUV
+		most := 4
+		if cw < g.width {
+			most = 2 // colour is coarse in the source already
+		}
+		f.chroma.set(cw, ch, f.inner.w, f.inner.h, 1, most)
+		f.use(1, 1, 0, &f.chroma)
+		f.use(2, 2, 0, &f.chroma)
 	default:
-		f.sample = sampleGreyToRGB
+		f.join = joinGreyToRGB
 	}
+}
+
+// use makes channel i one that is sampled.
+func (f *Filler) use(i, from, offset int, r *resampler) {
+	f.planes[i] = plane{from, offset, r, make([]byte, f.inner.w)}
+}
+
+// sampleRow writes row y of the window into f.pixels.
+func (f *Filler) sampleRow(frame *hal.Frame, y int) {
+	for i := range f.planes {
+		if p := &f.planes[i]; p.sample != nil {
+			p.sample.row(p.row, frame.Planes[p.from][p.offset:], frame.Strides[p.from], y)
+		}
+	}
+	f.join(f.pixels, f.planes[0].row, f.planes[1].row, f.planes[2].row)
 }
 
 // copyRows copies pixels that the model takes as they are; false when they are not.
