@@ -188,12 +188,17 @@ func (s *server) load(h Header, body []byte, fd int) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map model %s: %w", o.Name, err)
 	}
+	answered := false
 	step := func(text string) {
+		if answered { // a model that opens itself anew, for a reset: nobody waits for notes
+			return
+		}
 		p := append(make([]byte, HeaderSize), OneLine(text)...)
 		Header{Kind: KindNote, Session: h.Session, Request: h.Request}.Put(p, len(p)-HeaderSize)
 		_ = send(s.fd, p) // the agent is gone: the next read says so
 	}
 	m, err := s.backend.Open(o, file, step)
+	answered = true
 	if err != nil {
 		return nil, errors.Join(err, unix.Munmap(file))
 	}
