@@ -1,0 +1,298 @@
+// Package agent puts the rooms of a board's agent together: it owns every
+// goroutine, and knows sources, engines, links and the file system only as values
+// that it was given. So a simulated board is the real agent with other values.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/covey-edge/covey/agent/internal/health"
+	"github.com/covey-edge/covey/agent/internal/pipeline"
+	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/agent/internal/update"
+	"github.com/covey-edge/covey/agent/internal/uplink"
+	"github.com/covey-edge/covey/firmware"
+	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// Config of an agent. All but the links, CheckOutbox and Root is required.
+type Config struct {
+	File    *File
+	Device  wire.DeviceID
+	Version string
+	FS      blob.FS
+	Engines []hal.Engine
+	Source  func(SourceFile) (hal.Source, error)
+	Fleet   *FleetLink // nil: no controller
+	Home    wire.Link  // nil: no house
+	Board   firmware.Board
+	Root    fs.FS // of the board, for its gauges; nil: none are read
+	// CheckOutbox is the command that ends in CheckOutbox; see there.
+	CheckOutbox []string
+	Log         zerolog.Logger
+}
+
+// FleetLink is the way to a controller.
+type FleetLink struct {
+	Link        wire.Link
+	Bulk        func() wire.Link // makes the second connection, for blocks
+	Root        string           // of the topics
+	MachineID   string           // tells two boards with one identity apart
+	CertExpires time.Time
+}
+
+// An agent is Run's own.
+type agent struct {
+	Config
+	uplink   *uplink.Uplink
+	loop     *update.Loop
+	stations stations
+	devices  []wire.HelloDevice
+	runtimes map[string]string
+	changed  chan struct{} // 1: the reported document has something new
+
+	healthSeconds atomic.Int64 // what the fleet wants; 0: nothing
+	fault         atomic.Pointer[wire.Fault]
+}
+
+// Run is an agent from its start to the end of ctx. It returns an error for what
+// no waiting can mend: a data folder that cannot be used, a link that is
+// configured wrongly.
+func Run(ctx context.Context, c Config) error {
+	a := &agent{Config: c, stations: stations{}, changed: make(chan struct{}, 1)}
+	a.probe(ctx)
+	if err := a.build(); err != nil {
+		return err
+	}
+	a.Log.Info().Str("device", string(c.Device)).Str("version", c.Version).Str("board", c.Board.Name).
+		Int("pipelines", len(a.stations)).Bool("fleet", c.Fleet != nil).Bool("home", c.Home != nil).Msg("agent starts")
+
+	// The uplink is the last to end: the others still have something to say.
+	linked, unlink := context.WithCancel(context.WithoutCancel(ctx))
+	defer unlink()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var links, rest sync.WaitGroup
+	var linkErr error
+	links.Go(func() {
+		linkErr = a.uplink.Run(linked)
+		cancel(linkErr) // before its time: nothing can work without it
+	})
+	for _, s := range a.stations {
+		rest.Go(func() { a.frames(ctx, s) })
+		if s.file.Model != "" {
+			rest.Go(func() { a.runLocal(ctx, s) })
+		}
+	}
+	rest.Go(func() { a.loop.Run(ctx) }) // its error is for a disk that never mends; it says so in the log
+	rest.Go(func() { a.report(ctx) })
+	rest.Go(func() { a.watch(ctx) })
+	rest.Go(func() { a.reportHealth(ctx) })
+	rest.Wait()
+	unlink()
+	links.Wait()
+	a.Log.Info().Msg("agent ends")
+	return linkErr
+}
+
+// build opens what is on the disk and puts the rooms together.
+func (a *agent) build() error {
+	if err := a.FS.MkdirAll(a.File.Data); err != nil {
+		return fmt.Errorf("data folder %s: %w", a.File.Data, blob.Coded(err, a.File.Data))
+	}
+	state, err := slots.Open(a.File.Data, a.FS)
+	if err != nil {
+		return err
+	}
+	blobs, err := blob.Open(filepath.Join(a.File.Data, "blobs"), a.FS)
+	if err != nil {
+		return err
+	}
+	start := startID()
+	var offers []uplink.Pipeline
+	for _, p := range a.File.Pipelines {
+		a.stations[p.Name] = a.station(p, start)
+		offers = append(offers, uplink.Pipeline{Name: p.Name, Lossless: !p.Source.Live, Each: p.DurableEach})
+	}
+	if a.uplink, err = uplink.New(a.uplinkConfig(offers)); err != nil {
+		return err
+	}
+	a.loop = update.New(update.Config{
+		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
+		Fetcher: fetcher{a.uplink}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
+		Changed: func() { poke(a.changed) },
+	})
+	a.uplink.SetHello(a.hello())
+	poke(a.changed)
+	return nil
+}
+
+func (a *agent) station(p PipelineFile, start string) *station {
+	s := &station{file: p, open: &opener{engines: a.Engines, log: a.Log}}
+	if p.Model == "" {
+		s.note = func(model string, err error) { a.loop.Note(p.Name, model, err) }
+	}
+	log := a.Log.With().Str("pipeline", p.Name).Logger()
+	s.pipe = pipeline.New(pipeline.Config{
+		Name:     p.Name,
+		Source:   &steady{open: func() (hal.Source, error) { return a.Source(p.Source) }, live: p.Source.Live, log: log, trouble: &s.trouble},
+		Publish:  func(r *wire.Result) error { return offered(a.uplink.Offer(p.Name, r)) },
+		Reopen:   s.reopen,
+		SID:      func() uint64 { return a.uplink.SID() },
+		IDPrefix: fmt.Sprintf("%s-%s-%s", a.Device, start, p.Name),
+		Log:      log,
+	})
+	return s
+}
+
+// offered translates one room's words into another's: neither knows of the other.
+func offered(err error) error {
+	if errors.Is(err, uplink.ErrFull) {
+		return pipeline.ErrFull
+	}
+	return err
+}
+
+func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
+	c := uplink.Config{Device: a.Device, Dir: a.File.Data, Check: a.CheckOutbox, Pipelines: offers, Log: a.Log}
+	if a.Home != nil {
+		c.Home = &uplink.HomeConfig{Link: a.Home}
+	}
+	if f := a.Fleet; f != nil {
+		c.Fleet = &uplink.FleetConfig{
+			Link: f.Link, Bulk: f.Bulk, Root: f.Root, MID: f.MachineID,
+			OnDesired: a.desire, OnFault: func(f *wire.Fault) { a.fault.Store(f); poke(a.changed) },
+		}
+	}
+	return c
+}
+
+// desire takes in a desired document. What is wrong with it the loop reports.
+func (a *agent) desire(d *wire.Desired) {
+	a.healthSeconds.Store(int64(d.Signed.Config.HealthSeconds))
+	if err := a.loop.Desire(*d); err != nil {
+		a.Log.Warn().Err(err).Uint64("rev", d.Signed.Rev).Msg("desired document refused")
+		return
+	}
+	a.Log.Info().Uint64("rev", d.Signed.Rev).Msg("desired document taken in")
+}
+
+// frames runs one pipeline to its end.
+func (a *agent) frames(ctx context.Context, s *station) {
+	err := s.pipe.Run(ctx)
+	st := s.pipe.Stats()
+	e := a.Log.Info().Err(err).Str("pipeline", s.file.Name).Uint64("captured", st.Captured).Uint64("published", st.Published)
+	for i, n := range st.Dropped {
+		if n > 0 {
+			e = e.Uint64(pipeline.Drop(i).String(), n)
+		}
+	}
+	e.Msg("pipeline ends")
+}
+
+// runLocal opens the model that the configuration names and puts it to work; it
+// tries again until it can.
+func (a *agent) runLocal(ctx context.Context, s *station) {
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		err := s.startLocal(ctx)
+		if err == nil || ctx.Err() != nil || errors.Is(err, pipeline.ErrEnded) {
+			poke(a.changed)
+			return
+		}
+		s.trouble.Store(faultOf(err))
+		a.Log.Error().Err(err).Str("pipeline", s.file.Name).Dur("again", wait).Msg("model does not open")
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// startID tells one start of an agent from all others, in the ids of results.
+func startID() string {
+	var b [5]byte
+	rand.Read(b[:]) // never fails
+	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func faultOf(err error) *wire.Fault {
+	code := hal.CodeOf(err)
+	if code == "" {
+		code = hal.CodeUnknown
+	}
+	var e *hal.Error
+	if errors.As(err, &e) {
+		return &wire.Fault{Code: string(code), Text: e.Text}
+	}
+	return &wire.Fault{Code: string(code), Text: err.Error()}
+}
+
+// reportHealth sends health from time to time.
+func (a *agent) reportHealth(ctx context.Context) {
+	if a.Root == nil {
+		return
+	}
+	before := map[string]pipeline.Stats{}
+	r := health.Reporter{
+		Sampler: health.NewSampler(a.Root, a.File.Data),
+		Period:  a.healthPeriod,
+		Collect: func() health.Input { return a.collect(before) },
+		Publish: func(h *wire.Health) { a.uplink.SetHealth(*h) },
+	}
+	r.Run(ctx) // its only end is ctx's
+}
+
+// healthPeriod: what the file pins wins over what the fleet wants.
+func (a *agent) healthPeriod() time.Duration {
+	if s := a.File.HealthSeconds; s > 0 {
+		return time.Duration(s) * time.Second
+	}
+	return time.Duration(a.healthSeconds.Load()) * time.Second
+}
+
+// collect is what health says besides the gauges; before is kept between calls.
+func (a *agent) collect(before map[string]pipeline.Stats) health.Input {
+	u := a.uplink.Stats()
+	in := health.Input{Outbox: int64(u.Waiting), Lost: u.Lost, Flags: u.Flags, Pipes: map[string]wire.PipelineHealth{}}
+	for name, s := range a.stations {
+		now, last := s.pipe.Stats(), before[name]
+		h := now.Health(&last)
+		if f := s.trouble.Load(); f != nil {
+			h.Degraded = f.Code
+		}
+		in.Pipes[name] = h
+		before[name] = now
+	}
+	return in
+}

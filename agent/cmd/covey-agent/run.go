@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/covey-edge/covey/agent"
+	"github.com/covey-edge/covey/firmware"
+	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/link/mqtt"
+	"github.com/covey-edge/covey/fleet/wire"
+)
+
+const runExample = `  # as the service does
+  covey-agent run --config /etc/covey/agent.yaml`
+
+func runCommand() *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use:     "run",
+		Short:   "Run the agent until it is interrupted",
+		Example: runExample,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), config) },
+	}
+	configFlag(cmd, &config)
+	return cmd
+}
+
+func serve(ctx context.Context, config string) error {
+	file, err := agent.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	log := logger(os.Stderr, file.Log)
+	c, renew, err := assemble(file, log)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var renewing sync.WaitGroup
+	if renew != nil {
+		renewing.Go(func() { renew.run(ctx) })
+	}
+	err = agent.Run(ctx, c)
+	cancel()
+	renewing.Wait()
+	return err
+}
+
+// assemble makes the agent's values out of a configuration: the only place that
+// knows which engines, sources and links there are.
+func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return agent.Config{}, nil, fmt.Errorf("where am I: %w", err)
+	}
+	c := agent.Config{
+		File: file, Version: version, FS: blob.OS{}, Source: source,
+		Board: firmware.Detect(os.DirFS("/")), Root: os.DirFS("/"),
+		CheckOutbox: []string{self, agent.CheckOutboxCommand}, Log: log,
+	}
+	if c.Engines, err = engines(log); err != nil {
+		return c, nil, err
+	}
+	id, err := agent.LoadIdentity(file.Data)
+	if err != nil {
+		return c, nil, err
+	}
+	var renew *renewal
+	if id != nil && !file.Fleet.Disabled {
+		if file.Device != "" && file.Device != id.ID {
+			return c, nil, fmt.Errorf("the configuration says device %s, but this board joined as %s: change one, or join again", file.Device, id.ID)
+		}
+		c.Device = id.ID
+		renew = &renewal{data: file.Data, log: log}
+		renew.id.Store(id)
+		if c.Fleet, err = fleetLink(file, renew, log); err != nil {
+			return c, nil, err
+		}
+	} else if c.Device, err = file.DeviceName(); err != nil {
+		return c, nil, err
+	}
+	if file.Home != nil {
+		c.Home, err = homeLink(file.Home, c.Device, log)
+	}
+	return c, renew, err
+}
+
+func fleetLink(file *agent.File, r *renewal, log zerolog.Logger) (*agent.FleetLink, error) {
+	id := r.id.Load()
+	url := id.MQTT
+	if file.Fleet.URL != "" {
+		url = file.Fleet.URL
+	}
+	log = log.With().Str("link", "fleet").Logger()
+	link, err := mqtt.New(mqtt.Config{URL: url, ClientID: string(id.ID), TLS: r.tls, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	_, expires := id.Validity()
+	return &agent.FleetLink{
+		Link: link,
+		Bulk: func() wire.Link {
+			// The same configuration with another name: New said yes to it above.
+			bulk, err := mqtt.New(mqtt.Config{URL: url, ClientID: string(id.ID) + wire.BulkSuffix, Clean: true, TLS: r.tls,
+				Spread: time.Second, Logger: log})
+			if err != nil {
+				panic(err)
+			}
+			return bulk
+		},
+		Root: id.Root, MachineID: firmware.MachineID(os.DirFS("/")), CertExpires: expires,
+	}, nil
+}
+
+func homeLink(h *agent.HomeFile, device wire.DeviceID, log zerolog.Logger) (wire.Link, error) {
+	password, err := h.Password()
+	if err != nil {
+		return nil, err
+	}
+	c := mqtt.Config{URL: h.Broker, ClientID: "covey-" + string(device), Username: h.User, Password: password,
+		Logger: log.With().Str("link", "home").Logger()}
+	if h.CA != "" {
+		pem, err := os.ReadFile(h.CA)
+		if err != nil {
+			return nil, fmt.Errorf("home.ca: %w", err)
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, errors.New("home.ca: no certificate in " + filepath.Base(h.CA))
+		}
+		c.TLS = func() *tls.Config { return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12} }
+	}
+	return mqtt.New(c)
+}
+
+// A renewal keeps the board's certificate fresh.
+type renewal struct {
+	data string
+	log  zerolog.Logger
+	id   atomic.Pointer[agent.Identity]
+}
+
+// tls is the configuration of the next connection.
+func (r *renewal) tls() *tls.Config {
+	c, err := r.id.Load().TLS(time.Time{})
+	if err != nil { // it was good when it was loaded
+		r.log.Error().Err(err).Msg("identity")
+		return nil
+	}
+	return c
+}
+
+// run renews at two thirds of the certificate's life, give or take, until ctx ends.
+func (r *renewal) run(ctx context.Context) {
+	const retry = time.Hour
+	for {
+		wait := time.Until(r.id.Load().RenewAt())
+		wait = max(wait, 0) + rand.N(retry)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		next, err := r.id.Load().Renew(ctx)
+		if err == nil {
+			err = agent.SaveIdentity(r.data, next)
+		}
+		if err != nil {
+			r.log.Warn().Err(err).Msg("certificate not renewed; it is tried again within the hour")
+			continue
+		}
+		r.id.Store(next)
+		_, until := next.Validity()
+		r.log.Info().Time("until", until).Msg("certificate renewed")
+	}
+}

@@ -1,0 +1,184 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/covey-edge/covey/agent/internal/pipeline"
+	"github.com/covey-edge/covey/fleet/release"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/modelfile"
+	"github.com/covey-edge/covey/hal/task"
+	"github.com/covey-edge/covey/hal/vision"
+)
+
+const maxLabelFile = 4 << 20 // bytes
+
+// A recipe is what there is to know to open a model for a pipeline: a file of a
+// release, or one that the local configuration names.
+type recipe struct {
+	model   hal.Model
+	engine  string // name; "" is told by the file
+	version string // of the release; "local" without one
+	labels  []byte // text of a label file; nil: the model's own
+	task    string // "" is auto
+	decode  release.Decode
+}
+
+// localRecipe is for a model named by the configuration: local trust, no hash is
+// asked for.
+func localRecipe(p PipelineFile) (recipe, error) {
+	name := strings.TrimSuffix(filepath.Base(p.Model), filepath.Ext(p.Model))
+	r := recipe{model: hal.Model{Name: name, Path: p.Model}, version: "local"}
+	if p.Labels == "" {
+		return r, nil
+	}
+	info, err := os.Stat(p.Labels)
+	if err == nil && info.Size() > maxLabelFile {
+		err = fmt.Errorf("%s has %d bytes, limit %d", p.Labels, info.Size(), maxLabelFile)
+	}
+	if err == nil {
+		r.labels, err = os.ReadFile(p.Labels)
+	}
+	if err != nil {
+		return r, &hal.Error{Code: hal.CodeLabels, Text: fmt.Sprintf("labels of pipeline %s: %v", p.Name, err), Err: err}
+	}
+	return r, nil
+}
+
+// loaded is an open, warm model with all that a pipeline needs of it. It is what
+// an update holds before it switches.
+type loaded struct {
+	pipeline.Model
+	recipe recipe
+	file   *modelfile.Model
+	reason string // why this decoder
+}
+
+// Info describes the session.
+func (l *loaded) Info() hal.Info { return l.Session.Info() }
+
+// Close frees a model that no pipeline took.
+func (l *loaded) Close() error { return l.Session.Close() }
+
+// first is the label that comes first for what buffer 0 gave.
+func (l *loaded) first() (string, error) {
+	var r task.Result
+	if err := l.Decoder.Decode(l.Session, 0, &r); err != nil || len(r.Items) == 0 {
+		return "", err
+	}
+	return r.Items[0].Label, nil
+}
+
+// An opener opens models on this board's engines.
+type opener struct {
+	engines []hal.Engine
+	log     zerolog.Logger
+}
+
+// open opens a model beside whatever runs, and runs every buffer once, so that
+// its first frame is not its slowest. What the pipeline's configuration says wins
+// over what the release says.
+func (o *opener) open(ctx context.Context, p PipelineFile, r recipe) (*loaded, error) {
+	file, err := modelfile.Open(r.model.Path)
+	if err != nil {
+		return nil, err
+	}
+	if err := file.Check(modelfile.Limits{}); err != nil {
+		return nil, err
+	}
+	engine, err := o.engine(r.engine)
+	if err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	session, err := engine.Open(ctx, r.model, hal.Options{
+		Accelerator: p.Accelerator, Threads: p.Threads, Deadline: p.Deadline, MemoryLimit: p.Memory,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := fit(session, file, p, r)
+	if err == nil {
+		err = warm(session)
+	}
+	if err != nil {
+		return nil, errors.Join(err, session.Close())
+	}
+	o.say(p.Name, l, time.Since(begin))
+	return l, nil
+}
+
+func (o *opener) engine(name string) (hal.Engine, error) {
+	if name == "" {
+		name = "tflite"
+	}
+	for _, e := range o.engines {
+		if e.Name() == name {
+			return e, nil
+		}
+	}
+	return nil, &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("this board has no engine %q: install covey-runner-%s beside covey-agent", name, name)}
+}
+
+// fit makes the way into the model and out of it.
+func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loaded, error) {
+	info := s.Info()
+	if len(info.Inputs) != 1 {
+		return nil, &hal.Error{Code: hal.CodeShape, Text: fmt.Sprintf("model has %d inputs, a picture fills one: use a model with one input", len(info.Inputs))}
+	}
+	mean, std := r.decode.Mean, r.decode.Std
+	if mean == nil && std == nil {
+		mean, std = file.Normalization()
+	}
+	filler, err := vision.NewFiller(info.Inputs[0], vision.Options{Mean: mean, Std: std})
+	if err != nil {
+		return nil, err
+	}
+	labels, err := task.ParseLabels(r.labels)
+	if err != nil {
+		return nil, err
+	}
+	o := task.Options{Kind: r.task, Threshold: r.decode.Threshold, Top: r.decode.Top}
+	if p.Threshold != 0 {
+		o.Threshold = p.Threshold
+	}
+	if p.Top != 0 {
+		o.Top = p.Top
+	}
+	decoder, reason, err := task.Choose(file, info, labels, o)
+	if err != nil {
+		return nil, err
+	}
+	ref := wire.ModelRef{Name: r.model.Name, Ver: r.version, SHA: wire.Digest(info.SHA256).Short()}
+	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, reason: reason}, nil
+}
+
+// warm runs every buffer once, on zeros.
+func warm(s hal.Session) error {
+	for buf := range s.Info().Buffers {
+		if _, err := s.Run(buf); err != nil {
+			return err
+		}
+	}
+	return s.Reset()
+}
+
+func (o *opener) say(name string, l *loaded, took time.Duration) {
+	info := l.Info()
+	e := o.log.Info().Str("pipeline", name).Str("model", l.recipe.model.Name).Str("version", l.recipe.version).
+		Str("sha", l.Ref.SHA).Str("accelerator", string(info.Accelerator)).Str("runtime", info.Runtime).
+		Int("threads", info.Threads).Str("decoder", l.reason).Dur("took", took)
+	for _, t := range info.Tried {
+		e = e.Str("not_"+string(t.Accelerator), t.Reason)
+	}
+	e.Msg("model open")
+}

@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/covey-edge/covey/agent/internal/update"
+	"github.com/covey-edge/covey/agent/internal/uplink"
+	"github.com/covey-edge/covey/fleet/release"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// probeTime is the longest that an engine may take to say what it can run on.
+const probeTime = 20 * time.Second
+
+// probe asks the engines what is here.
+func (a *agent) probe(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	a.runtimes = map[string]string{}
+	for _, e := range a.Engines {
+		devices, diagnoses := e.Probe(ctx)
+		for _, d := range devices {
+			a.devices = append(a.devices, wire.HelloDevice{Engine: e.Name(), Accelerator: string(d.Accelerator), Name: d.Name})
+			if d.Runtime != "" {
+				a.runtimes[e.Name()] = d.Runtime
+			}
+		}
+		for _, d := range diagnoses {
+			if !d.OK {
+				a.Log.Warn().Str("subject", d.Subject).Str("detail", d.Detail).Str("fix", d.Fix).Msg("engine")
+			}
+		}
+	}
+}
+
+// board is what decides which variant of a release fits.
+func (a *agent) board() release.Board {
+	return release.Board{Arch: runtime.GOARCH, RAM: a.Board.RAM, Devices: a.devices}
+}
+
+func (a *agent) hello() wire.Hello {
+	h := wire.Hello{
+		BootID: a.bootID(), Agent: a.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Board: a.Board.Name,
+		CPUs: a.Board.CPUs, RAM: a.Board.RAM, Accelerators: a.devices, Runtimes: maps.Clone(a.runtimes),
+		Pipelines: a.helloPipelines(), MaxBlock: wire.BlockSize,
+	}
+	if a.Fleet != nil {
+		h.CertExpires = a.Fleet.CertExpires
+	}
+	return h
+}
+
+func (a *agent) helloPipelines() []wire.HelloPipeline {
+	list := []wire.HelloPipeline{}
+	for _, p := range a.File.Pipelines {
+		list = append(list, wire.HelloPipeline{Name: p.Name, Source: p.Source.Type, Pinned: p.Model != ""})
+	}
+	return list
+}
+
+func (a *agent) bootID() string {
+	if a.Root == nil {
+		return ""
+	}
+	b, err := fs.ReadFile(a.Root, "proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// report keeps the reported document as it stands.
+func (a *agent) report(ctx context.Context) {
+	for {
+		select {
+		case <-a.changed:
+		case <-ctx.Done():
+			return
+		}
+		r := a.loop.Reported()
+		if f := a.fault.Load(); f != nil {
+			r.Error = f
+		}
+		for name, s := range a.stations {
+			if s.file.Model == "" {
+				continue
+			}
+			p := r.Pipelines[name]
+			p.Pinned = true
+			p.Active, p.Accelerator = s.pinned()
+			p.Fault = s.trouble.Load()
+			r.Pipelines[name] = p
+		}
+		a.uplink.SetReported(r)
+	}
+}
+
+// watchTime is how soon the house hears that a pipeline works or does not.
+const watchTime = time.Second
+
+// watch says which pipelines work.
+func (a *agent) watch(ctx context.Context) {
+	works := map[string]bool{}
+	for sleep(ctx, watchTime) {
+		for name, s := range a.stations {
+			now := s.works()
+			if before, known := works[name]; !known || before != now {
+				works[name] = now
+				a.uplink.SetAvailable(name, now)
+			}
+		}
+	}
+}
+
+// A fetcher brings an update its blobs over the uplink.
+type fetcher struct{ *uplink.Uplink }
+
+// Fetch fetches a blob. That the controller does not give it is final.
+func (f fetcher) Fetch(ctx context.Context, sha wire.Digest, _ int64, p update.Partial) error {
+	err := f.Uplink.Fetch(ctx, sha, p)
+	if errors.Is(err, uplink.ErrGone) {
+		return &hal.Error{Code: hal.CodeFetch, Text: err.Error(), Err: err}
+	}
+	return err
+}
+
+// CheckOutboxCommand names the subcommand that calls CheckOutbox.
+const CheckOutboxCommand = "check-outbox"
+
+// CheckOutbox looks through an outbox and returns the exit code for a process of
+// its own: a damaged database can kill the one that reads it.
+var CheckOutbox = uplink.CheckMain
