@@ -67,6 +67,8 @@ func TestNothingToRead(t *testing.T) {
 		"nonsense": fstest.MapFS{
 			"proc/stat": file("cpu x y z 1 2\n"), "proc/meminfo": file("MemTotal: 1 kB\nMemAvailable: 5 kB\n"), "proc/self/status": file("VmRSS:\n"),
 			"sys/class/thermal/thermal_zone0/temp": file("hot"),
+			"sys/class/thermal/thermal_zone1/temp": file("-87900"),
+			"sys/class/thermal/thermal_zone2/temp": file("200000"),
 		},
 	} {
 		if g := NewSampler(root, "/no such folder").Sample(); g != (Gauges{}) {

@@ -159,8 +159,7 @@ func (w *filler) putBack(f *frame) {
 	w.again = slices.Insert(w.again, i, f)
 }
 
-// accept makes a handover's generation the one in use. If the one before was
-// lost, all its frames are collected first, so that they stay in order.
+// accept makes a handover's generation the one in use.
 func (w *filler) accept(h *handover) {
 	old := w.gen
 	if h.replaces != nil && h.replaces != old {
@@ -169,31 +168,8 @@ func (w *filler) accept(h *handover) {
 	}
 	if old != nil {
 		close(old.replaced)
-		if old.lost.Load() {
-			w.takeBack()
-			old.retire() // waits for the run under way, at most
-		} else {
-			w.retiring.Go(old.retire)
-		}
+		w.retiring.Go(old.retire)
 	}
 	w.gen = h.gen
 	h.taken <- true
-}
-
-// takeBack takes the jobs that run has not begun out of its queue.
-func (w *filler) takeBack() {
-	for {
-		select {
-		case j := <-w.work:
-			if j.frame != nil {
-				w.putBack(j.frame)
-			} else {
-				w.counters.dropped[DropBusy].Add(1)
-			}
-			j.gen.free <- j.buf
-			w.underway.Add(-1)
-		default:
-			return
-		}
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -403,17 +404,68 @@ func TestFrameThatCrashesEveryRunner(t *testing.T) {
 
 func TestSwapReplacesALostModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		out, bad := &results{}, engine(0)
+		out, bad, e, late := &results{}, engine(0), engine(time.Millisecond), engine(0)
 		bad.OnRun = func(int) error { return haltest.Hang() }
-		p := New(Config{Source: &haltest.FakeSource{Frames: 5}, Publish: out.publish,
-			Reopen: func(ctx context.Context) (Model, error) { <-ctx.Done(); return Model{}, ctx.Err() }})
+		p := New(Config{Source: &haltest.FakeSource{Frames: 50, Every: time.Second}, Publish: out.publish,
+			Reopen: func(ctx context.Context) (Model, error) {
+				time.Sleep(20 * time.Second) // meanwhile another model is swapped in
+				return open(t, late, "late"), nil
+			}})
 		wait := start(t, t.Context(), p)
 		swap(t, p, open(t, bad, "bad"))
-		time.Sleep(time.Minute)
-		swap(t, p, open(t, engine(0), "good"))
+		time.Sleep(10 * time.Second)
+		swap(t, p, open(t, e, "good"))
 		wait()
-		out.wantAll(t, 5)
+		out.wantAll(t, 50)
+		if slices.Contains(out.models, "late") || !late.Sessions()[0].Closed() {
+			t.Error("a model that came too late was taken")
+		}
 	})
+}
+
+// A session may be lost while frames are spread over run, queue and capture: all
+// come again, in order unless another model is swapped in at that very moment.
+func TestEveryFrameComesAgain(t *testing.T) {
+	for i := range 300 {
+		synctest.Test(t, func(t *testing.T) {
+			out, e := &results{}, engine(time.Millisecond)
+			crashed := make(chan struct{}, 100)
+			e.OnRun = func(n int) error {
+				if n == 4+i%3 { // later than what comes again, or a frame might meet three crashes
+					crashed <- struct{}{}
+					return haltest.Crash()
+				}
+				return nil
+			}
+			p := New(Config{Source: &haltest.FakeSource{Frames: 40, Every: time.Duration(i%2) * time.Millisecond}, Publish: out.publish})
+			ctx, cancel := context.WithCancel(t.Context())
+			var swapping sync.WaitGroup
+			swapping.Go(func() {
+				for {
+					m := open(t, e, "a")
+					if p.Swap(ctx, m) != nil {
+						m.Session.Close()
+						return
+					}
+					select {
+					case <-crashed:
+						if i%4 < 2 {
+							time.Sleep(100 * time.Millisecond)
+						}
+					case <-ctx.Done():
+						return
+					}
+				}
+			})
+			start(t, t.Context(), p)()
+			cancel()
+			swapping.Wait()
+			if i%4 >= 2 {
+				slices.Sort(out.frames)
+			}
+			out.wantAll(t, 40)
+		})
+	}
 }
 
 func TestErrorsOfOneFrame(t *testing.T) {
@@ -465,6 +517,79 @@ func TestSourceThatBreaks(t *testing.T) {
 			t.Errorf("%d published", s.Published)
 		}
 	})
+}
+
+// boxed answers with a box in the model's coordinates.
+type boxed struct{}
+
+func (b *boxed) Decode(_ task.Outputs, _ int, r *task.Result) error {
+	r.Kind, r.Items = task.Detect, append(r.Items[:0], task.Item{Label: "a", Box: [4]float32{0.5, 0.5, 0.5, 0.75}, HasBox: true}, task.Item{Label: "b"})
+	return nil
+}
+
+func TestBoxesAreOfTheFrame(t *testing.T) {
+	input := hal.TensorInfo{Type: hal.Uint8, Shape: []int{1, 8, 8, 3}}
+	e := &haltest.FakeEngine{Inputs: []hal.TensorInfo{input}}
+	f, err := vision.NewFiller(input, vision.Options{Letterbox: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := open(t, e, "a")
+	m.Filler, m.Decoder = f, &boxed{}
+	var got []wire.Item
+	p := New(Config{Source: &haltest.FakeSource{Frames: 1, Width: 16, Height: 8}, Publish: func(r *wire.Result) error {
+		got = []wire.Item{r.Items[0], r.Items[1]}
+		if string(wire.AppendResultBody(nil, r)) == "" || r.Kind != "detect" || r.Accel != "cpu" {
+			t.Errorf("got %+v", r)
+		}
+		return nil
+	}})
+	wait := start(t, t.Context(), p)
+	swap(t, p, m)
+	wait()
+	// The frame fills the middle half of the model's height.
+	if want := [4]float32{0.5, 0.5, 0.5, 1}; got[0].Box == nil || *got[0].Box != want || got[1].Box != nil {
+		t.Errorf("got %+v, box %v", got, got[0].Box)
+	}
+}
+
+func TestStatsHealth(t *testing.T) {
+	begin := time.Now()
+	var l latencies
+	stats := func(at time.Duration, published uint64) *Stats {
+		s := &Stats{At: begin.Add(at), Captured: published + 5, Published: published}
+		s.Dropped[DropStale], s.Dropped[DropError] = 4, 1
+		l.read(&s.Latency)
+		return s
+	}
+	for range 1000 {
+		l.add(time.Second)
+	}
+	first := stats(0, 1000)
+	for i := range 100 {
+		l.add(time.Duration(i+1) * time.Millisecond)
+	}
+	h := stats(10*time.Second, 1100).Health(first)
+	if h.FPS != 10 || h.P50 < 50 || h.P50 > 57 || h.P99 < 99 || h.P99 > 112 || h.Dropped["stale"] != 4 || h.Dropped["error"] != 1 || len(h.Dropped) != 2 {
+		t.Errorf("got %+v", h)
+	}
+	if h := first.Health(&Stats{}); h.FPS != 0 || h.P50 < 1000 {
+		t.Errorf("without one before: %+v", h)
+	}
+}
+
+func TestHistogramBuckets(t *testing.T) {
+	last := -1
+	for d := time.Duration(1); d < time.Hour; d += d/50 + 1 {
+		i := bucket(d)
+		if i < last || i >= numBuckets {
+			t.Fatalf("%v is in bucket %d, after %d", d, i, last)
+		}
+		if up := upper(i); i < numBuckets-1 && (d > up || i > 0 && float64(up) > 1.126*float64(d)) {
+			t.Fatalf("%v is in bucket %d, which ends at %v", d, i, up)
+		}
+		last = i
+	}
 }
 
 func TestStopAtAnyMoment(t *testing.T) {

@@ -39,7 +39,7 @@ func (p *Pipeline) process(ctx context.Context, j job) {
 	switch {
 	case errors.Is(err, hal.ErrLost):
 		p.sessionLost(j, err)
-		j.gen.free <- j.buf // after its frame is back: see accept
+		j.gen.free <- j.buf
 	case err != nil:
 		j.gen.free <- j.buf
 		p.failed(err)
@@ -55,13 +55,8 @@ func (p *Pipeline) process(ctx context.Context, j job) {
 	}
 }
 
-var errAlreadyLost = fmt.Errorf("another frame's run: %w", hal.ErrLost)
-
 // infer runs and decodes a job into p.run.answer.
 func (p *Pipeline) infer(j job) (wire.Latency, error) {
-	if j.gen.lost.Load() {
-		return wire.Latency{}, errAlreadyLost
-	}
 	timing, err := j.gen.Session.Run(j.buf)
 	if err != nil {
 		return wire.Latency{}, err
