@@ -32,7 +32,7 @@ type fleet struct {
 	helloMsg *wire.Hello
 	report   *wire.Reported
 	lastBeat wire.Health
-	online   bool              // our own online was published once
+	echoed   bool              // our own online was seen
 	met      time.Time         // when another machine was seen under our id
 	leave    chan struct{}     // closed to end the connection that runs
 	desired  [sha256.Size]byte // of the last document that came
@@ -83,6 +83,9 @@ func (f *fleet) run(ctx context.Context) error {
 		leave := f.leave
 		f.mu.Unlock()
 		err := lastWords(ctx, f.pump, f.spec(), leave, func() *doc {
+			if ctx.Err() == nil {
+				return f.health // says why we leave
+			}
 			f.pump.set(f.status, f.statusOf(wire.StateStopped, f.u.SID()))
 			return f.status
 		})
@@ -131,7 +134,6 @@ func (f *fleet) birth() {
 	f.sayHello()
 	f.sayReported()
 	f.pump.set(f.status, f.statusOf(wire.StateOnline, f.u.SID()))
-	f.online = true
 }
 
 func (f *fleet) setHello(h wire.Hello) {
@@ -215,8 +217,9 @@ func (f *fleet) sayFault(err error) {
 }
 
 // takeStatus looks at what is said under our own name. An offline is a will that
-// came late: it is contradicted. An online of another machine, after ours was
-// said, means that there are two of us.
+// came late: it is contradicted. Once our own online was seen there, anything
+// from another machine means that there are two of us; before, it is what the
+// board that had this identity before us has left.
 func (f *fleet) takeStatus(payload []byte) {
 	s, err := wire.Parse[wire.Status](payload, wire.MaxHealth)
 	if err != nil {
@@ -224,20 +227,27 @@ func (f *fleet) takeStatus(payload []byte) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch {
-	case !f.online:
-	case s.State == wire.StateOnline && s.MID != f.cfg.MID:
-		f.met = time.Now()
-		beat := f.lastBeat
-		beat.V, beat.Flags = wire.Version, append(beat.Flags[:len(beat.Flags):len(beat.Flags)], "duplicate_identity")
-		f.pump.set(f.health, encode(beat))
-		select {
-		case <-f.leave:
-		default:
-			close(f.leave)
-		}
+	switch ours := s.MID == f.cfg.MID; {
+	case ours && s.State == wire.StateOnline:
+		f.echoed = true
+	case !ours && f.echoed:
+		f.meet()
 	case s.State == wire.StateOffline && f.pump.isUp():
 		f.pump.set(f.status, f.statusOf(wire.StateOnline, f.u.SID()))
+	}
+}
+
+// meet notes that another machine has our identity, says so, and ends this
+// connection. mu is held.
+func (f *fleet) meet() {
+	f.met = time.Now()
+	beat := f.lastBeat
+	beat.V, beat.Flags = wire.Version, append(beat.Flags[:len(beat.Flags):len(beat.Flags)], "duplicate_identity")
+	f.pump.set(f.health, encode(beat))
+	select {
+	case <-f.leave:
+	default:
+		close(f.leave)
 	}
 }
 

@@ -23,7 +23,7 @@ const (
 	groupTime   = time.Second     // the oldest unwritten record waits no longer
 	groupSize   = 64              // nor do as many
 	lazyTime    = 5 * time.Second // what was delivered leaves the disk after so long
-	minReserve  = 64              // seq numbers reserved at once, doubling with use
+	minReserve  = 256             // seq numbers reserved at once, doubling with use
 	maxReserve  = 4096
 	brokenDelay = 5 * time.Second // between attempts to write to a disk that refuses
 	backlogMost = 16              // of the backlog in flight: the rest of the window is for what is new

@@ -313,8 +313,8 @@ func (u *Uplink) setResults(pipelines []string) {
 	}
 }
 
-// lastWords runs a link until ctx ends; then goodbye sets a document, which gets
-// a moment to arrive. leave ends the link as well, without a goodbye.
+// lastWords runs a link until ctx ends or leave is closed; then goodbye names a
+// document, which gets a moment to arrive.
 func lastWords(ctx context.Context, p *pump, s wire.Spec, leave <-chan struct{}, goodbye func() *doc) error {
 	linked, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
@@ -328,7 +328,6 @@ func lastWords(ctx context.Context, p *pump, s wire.Spec, leave <-chan struct{},
 	case err := <-ended:
 		return err
 	case <-leave:
-		return nil
 	case <-ctx.Done():
 	}
 	d := goodbye()

@@ -213,5 +213,3 @@ func TestBacklogSurvivesRestart(t *testing.T) {
 	}
 	running(t, u)
 }
-
-func offerMain([]string) int { return 1 }

@@ -1,0 +1,183 @@
+package uplink
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/covey-edge/covey/fleet/link/linktest"
+	"github.com/covey-edge/covey/fleet/link/mqtt"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/rs/zerolog"
+)
+
+func mqttLink(t testing.TB, addr, id string) *mqtt.Link {
+	t.Helper()
+	l, err := mqtt.New(mqtt.Config{
+		URL: "mqtt://" + addr, ClientID: id, KeepAlive: time.Second, Logger: zerolog.Nop(),
+		Spread: 10 * time.Millisecond, MaxDelay: 100 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func person(t *testing.T, broker, filter string) *linktest.Client {
+	t.Helper()
+	c := linktest.Start(t, mqttLink(t, broker, "person"), wire.Spec{Subscribe: []wire.Subscription{{Filter: filter, QoS: 1}}})
+	c.UntilUp(1)
+	return c
+}
+
+// A real broker, a network that cuts, both links: everything arrives on both.
+func TestChaosOnBothLinks(t *testing.T) {
+	broker := linktest.Mosquitto(t)
+	proxy := linktest.NewProxy(t, broker)
+	sub := person(t, broker, "covey/#")
+	// The fleet asks for results.
+	sub.Send(wire.Message{Topic: "covey/1/d/pi-1/dn/desired", QoS: 1, Retain: true,
+		Payload: []byte(`{"signed":{"v":1,"rev":1,"device":"pi-1","pipelines":{},"config":{"results":["porch"]}},"signatures":[]}`)})
+	asked := make(chan struct{})
+	u := open(t, Config{
+		Dir:   t.TempDir(),
+		Fleet: &FleetConfig{Link: mqttLink(t, proxy.Addr(), "pi-1"), MID: "m", OnDesired: func(*wire.Desired) { close(asked) }},
+		Home:  &HomeConfig{Link: mqttLink(t, proxy.Addr(), "pi-1-home")},
+	})
+	running(t, u)
+	<-asked
+	const n = 3000
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Duration(50+rand.IntN(200)) * time.Millisecond):
+			}
+			switch rand.IntN(4) {
+			case 0:
+				proxy.HalfOpen()
+			case 1:
+				resume := proxy.Stall()
+				time.AfterFunc(100*time.Millisecond, resume)
+			default:
+				proxy.Reset()
+			}
+		}
+	})
+	for i := range n {
+		offer(t, u, result(i))
+		if i%5 == 0 {
+			time.Sleep(10 * time.Millisecond) // 500 a second, as 16 cameras would
+		}
+	}
+	close(done)
+	wg.Wait()
+	var homeGot, fleetGot []wire.Message
+	sub.Until("all on both links", func() bool {
+		homeGot, fleetGot = sub.Messages("/porch/result"), sub.Messages("/result/porch")
+		return len(homeGot) >= n && len(fleetGot) >= n && distinctSeq(homeGot) == n && distinctSeq(fleetGot) == n
+	})
+	for name, got := range map[string][]wire.Message{"home": homeGot, "fleet": fleetGot} {
+		a := arrived(t, got)
+		if gaps := a.missing(n); len(gaps) > 0 || a.highest() != n {
+			t.Errorf("%s: %d missing, highest %d", name, len(gaps), a.highest())
+		}
+		t.Logf("%s: %d results, %d cuts, %d came twice, %d lost", name, len(a.bySeq), proxy.Cuts(), a.dups, len(a.lost))
+	}
+}
+
+func distinctSeq(got []wire.Message) int {
+	seen := map[string]bool{}
+	for _, m := range got {
+		seen[string(m.Payload)] = true
+	}
+	return len(seen)
+}
+
+// A child offers results and is killed, again and again; in the end every seq
+// has arrived or was said to be lost, and none stands for two results.
+func TestKillNine(t *testing.T) {
+	broker := linktest.Mosquitto(t)
+	sub := person(t, broker, "covey/home/#")
+	dir := t.TempDir()
+	for round := range 5 {
+		cmd := exec.Command(os.Args[0], "offer", broker, dir, strconv.Itoa(round))
+		cmd.Stderr = os.Stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(400+rand.IntN(1200)) * time.Millisecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	u := open(t, Config{Dir: dir, Home: &HomeConfig{Link: mqttLink(t, broker, "pi-1")}})
+	if u.rebuilt != "" {
+		t.Errorf("the outbox was rebuilt: %s", u.rebuilt)
+	}
+	running(t, u)
+	offer(t, u, result(1_000_000))
+	marker := `"id":"b/1000000"`
+	var last uint64
+	sub.Until("the last result and no gap", func() bool {
+		a := arrived(t, sub.Messages("/result"))
+		for seq, payload := range a.bySeq {
+			if contains(payload, marker) {
+				last = seq
+			}
+		}
+		return last > 0 && len(a.missing(last)) == 0
+	})
+	a := arrived(t, sub.Got())
+	ids := map[string]uint64{}
+	for seq, payload := range a.bySeq {
+		if other, ok := ids[payload]; ok {
+			t.Errorf("seq %d and %d are the same result", seq, other)
+		}
+		ids[payload] = seq
+	}
+	t.Logf("%d results up to seq %d, lost spans %v", len(a.bySeq), last, a.lost)
+	if len(a.bySeq) < 100 {
+		t.Errorf("only %d results: nothing was tested", len(a.bySeq))
+	}
+}
+
+func contains(s, sub string) bool {
+	for i := 0; i+len(sub) <= len(s); i++ {
+		if s[i:i+len(sub)] == sub {
+			return true
+		}
+	}
+	return false
+}
+
+// offerMain is the child: it offers results until it is killed.
+func offerMain(args []string) int {
+	l, err := mqtt.New(mqtt.Config{URL: "mqtt://" + args[0], ClientID: "pi-1", Logger: zerolog.Nop(), Spread: 10 * time.Millisecond})
+	if err != nil {
+		return 1
+	}
+	u, err := New(Config{
+		Device: device, Dir: args[1], Check: checkCommand(), Log: zerolog.Nop(),
+		Home: &HomeConfig{Link: l}, Pipelines: []Pipeline{{Name: "porch"}},
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	go u.Run(context.Background())
+	round, _ := strconv.Atoi(args[2])
+	for i := range 100_000 {
+		u.Offer("porch", result(round*100_000+i))
+		time.Sleep(2 * time.Millisecond)
+	}
+	return 0
+}
