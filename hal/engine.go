@@ -63,7 +63,7 @@ type Options struct {
 	Buffers     int           // input/output buffer sets; 0 means 2
 	Deadline    time.Duration // of one Run; 0 means 10 s
 	OpenTimeout time.Duration // of Open; 0 means 60 s
-	MemoryLimit int64         // bytes of address space for the runner; 0 means the engine's default
+	MemoryLimit int64         // bytes that the runner may allocate; 0 means the engine's default
 }
 
 // Info describes an open session.

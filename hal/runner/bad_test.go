@@ -64,6 +64,14 @@ func badConfig(mode string, log zerolog.Logger) Config {
 	return Config{Name: "bad", Program: badProgram, Stage: []string{self, "stage"}, Env: []string{"MODE=" + mode}, Logger: log}
 }
 
+// Stop halts a session's runner where it is, for tests over the real runner.
+func Stop(t testing.TB, s hal.Session) {
+	t.Helper()
+	if err := unix.Kill(s.(*session).runner.cmd.Process.Pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func someModel(t testing.TB) hal.Model {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "model")
@@ -130,7 +138,7 @@ func TestRunFails(t *testing.T) {
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
-			o := hal.Options{MemoryLimit: 1 << 30}
+			o := hal.Options{MemoryLimit: 256 << 20}
 			if c.mode == "hang-run" {
 				o.Deadline = 300 * time.Millisecond
 			}
@@ -247,7 +255,7 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"Max address space": "2147483648", "Max core file size": "0", "Max open files": "64", "Max file size": "0"} {
+	for name, want := range map[string]string{"Max data size": "2147483648", "Max address space": "6442450944", "Max core file size": "0", "Max open files": "64", "Max file size": "0"} {
 		if !hasLimit(string(limits), name, want) {
 			t.Errorf("%s is not %s:\n%s", name, want, limits)
 		}

@@ -24,7 +24,7 @@ type Config struct {
 	Env    []string // the runner's whole environment, "K=V"; it needs none
 	Logger zerolog.Logger
 
-	MemoryLimit int64 // bytes of address space of a runner where Options say nothing; 0 means 4 GiB
+	MemoryLimit int64 // bytes that a runner may allocate where Options say nothing; 0 means 1 GiB
 }
 
 // Defaults of Options and Config.
@@ -32,7 +32,7 @@ const (
 	defaultBuffers  = 2
 	defaultDeadline = 10 * time.Second
 	defaultOpen     = 60 * time.Second
-	defaultMemory   = 4 << 30
+	defaultMemory   = 1 << 30
 )
 
 // An Engine runs models in runner programs, one process a session. It implements

@@ -242,7 +242,7 @@ func verdict(name, phase string, state *os.ProcessState, said string) *hal.Error
 	if line := outOfMemory(said); line != "" {
 		e.Code = hal.CodeMemory
 		e.Text += ": past its memory limit: " + line
-	} else if line := lastLine(said); line != "" && (!status.Signaled() || phase == "start") {
+	} else if line := reason(said); line != "" && (!status.Signaled() || phase == "start") {
 		e.Text += ": " + line
 	}
 	return e
@@ -250,20 +250,31 @@ func verdict(name, phase string, state *os.ProcessState, said string) *hal.Error
 
 // outOfMemory is the line in which a runner says that it got no memory.
 func outOfMemory(said string) string {
+	return lineWith(said, "bad_alloc", "out of memory", "cannot allocate memory", "failed to allocate",
+		"failed to reserve", "resource temporarily unavailable")
+}
+
+// reason is the line in which a runner says why it ends: the first one of a Go
+// trace, else the last.
+func reason(said string) string {
+	if line := lineWith(said, "fatal error: ", "panic: "); line != "" {
+		return line
+	}
+	said = strings.TrimSpace(said)
+	return proto.OneLine(said[strings.LastIndexByte(said, '\n')+1:])
+}
+
+// lineWith is the first line with one of the signs in it, in any case.
+func lineWith(said string, signs ...string) string {
 	for line := range strings.Lines(said) {
 		lower := strings.ToLower(line)
-		for _, sign := range []string{"bad_alloc", "out of memory", "cannot allocate memory", "failed to allocate"} {
+		for _, sign := range signs {
 			if strings.Contains(lower, sign) {
 				return proto.OneLine(line)
 			}
 		}
 	}
 	return ""
-}
-
-func lastLine(said string) string {
-	said = strings.TrimSpace(said)
-	return proto.OneLine(said[strings.LastIndexByte(said, '\n')+1:])
 }
 
 // kill ends the runner at once. The first cause stays.

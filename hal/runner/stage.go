@@ -14,6 +14,10 @@ import (
 const (
 	maxFiles   = 64
 	maxWritten = 0 // bytes of a file it writes: a runner writes none
+
+	// reserved is address space above the memory limit: Go and malloc reserve a
+	// lot of it (Go alone 1 GiB) that they never touch.
+	reserved = 4 << 30
 )
 
 // Stage is the main of the program between an agent and a runner: it limits
@@ -24,7 +28,7 @@ const (
 func Stage(args []string) error {
 	flags := flag.NewFlagSet("stage", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	memory := flags.Uint64("memory", 0, "address space in bytes")
+	memory := flags.Uint64("memory", 0, "bytes it may allocate")
 	if err := flags.Parse(args); err != nil {
 		return fmt.Errorf("stage: %w", err)
 	}
@@ -43,7 +47,8 @@ func Stage(args []string) error {
 		which int
 		value uint64
 	}{
-		{"address space", unix.RLIMIT_AS, *memory},
+		{"memory", unix.RLIMIT_DATA, *memory},
+		{"address space", unix.RLIMIT_AS, *memory + reserved},
 		{"core dump", unix.RLIMIT_CORE, 0},
 		{"open files", unix.RLIMIT_NOFILE, maxFiles},
 		{"file size", unix.RLIMIT_FSIZE, maxWritten},

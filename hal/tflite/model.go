@@ -68,7 +68,7 @@ func Open(o proto.Open, data []byte, step func(string)) (*Model, error) {
 // open makes one try. What it made is freed when it fails.
 func open(o proto.Open, a hal.Accelerator, data []byte, step func(string)) (*Model, error) {
 	m := &Model{name: o.Name, log: (*C.covey_log)(C.calloc(1, C.sizeof_covey_log))}
-	m.again = func() (*Model, error) { return open(o, a, data, step) }
+	m.again = func() (*Model, error) { return open(o, a, data, func(string) {}) } // step belongs to its request
 	if err := m.load(o, a, data, step); err != nil {
 		m.Close()
 		return nil, err
