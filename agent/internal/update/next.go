@@ -109,20 +109,21 @@ func Next(s slots.State, pipeline string, want Want, o Observed) Step {
 	if step, ok := giveUp(p, want, o); ok {
 		return step
 	}
-	switch p.Exec.State {
-	case wire.Queued:
+	switch st := p.Exec.State; {
+	case st == wire.Queued:
 		return Step{Do: Move, To: wire.Downloading}
-	case wire.Downloading:
+	case st == wire.Downloading:
 		return downloading(o)
-	case wire.Verifying:
+	case p.Candidate == nil: // written by another version
+	case st == wire.Verifying:
 		return verifying(o)
-	case wire.Staged:
+	case st == wire.Staged:
 		return Step{Do: Move, To: wire.SelfTesting}
-	case wire.SelfTesting:
+	case st == wire.SelfTesting:
 		return selfTesting(p, o)
-	case wire.Switching:
+	case st == wire.Switching:
 		return switching(p, o)
-	case wire.Probation:
+	case st == wire.Probation:
 		return probation(p, o)
 	}
 	return Step{Do: Move, To: wire.Failed, Fault: &wire.Fault{Code: string(hal.CodeUnknown),
@@ -137,8 +138,7 @@ func keepRunning(p slots.Pipeline, o Observed) (Step, bool) {
 	if p.Active != nil {
 		active = p.Active.Release
 	}
-	onTrial := !p.Over() && p.Candidate != nil && o.Running == p.Candidate.Release
-	if o.Running == active || onTrial {
+	if o.Running == active || onTrial(p, o) {
 		return Step{}, false
 	}
 	code := hal.CodeOf(o.RestoreErr)
@@ -152,6 +152,12 @@ func keepRunning(p slots.Pipeline, o Observed) (Step, bool) {
 		return Step{Do: Repair}, true
 	}
 	return Step{Do: Restore}, true
+}
+
+// onTrial says whether the candidate is where it should be: at work.
+func onTrial(p slots.Pipeline, o Observed) bool {
+	return p.Exec != nil && (p.Exec.State == wire.Switching || p.Exec.State == wire.Probation) &&
+		p.Candidate != nil && o.Running == p.Candidate.Release
 }
 
 // rest is a pipeline without an execution under way.
@@ -203,12 +209,8 @@ func tooManyBoots(e *slots.Execution) *wire.Fault {
 
 // leave ends an execution in state to; a candidate that runs is taken off first.
 func leave(p slots.Pipeline, o Observed, to wire.ExecState, f *wire.Fault, quarantine bool) Step {
-	was := wire.Digest("")
-	if p.Active != nil {
-		was = p.Active.Release
-	}
 	// A candidate that never ran leaves at once, even where nothing else runs.
-	if o.Running == was || p.Candidate == nil || o.Running != p.Candidate.Release {
+	if !onTrial(p, o) {
 		return Step{Do: Move, To: to, Fault: f, Quarantine: quarantine}
 	}
 	if o.RestoreTries >= maxRestore {
@@ -270,7 +272,7 @@ func selfTesting(p slots.Pipeline, o Observed) Step {
 // switching opens the candidate again when a restart lost it.
 func switching(p slots.Pipeline, o Observed) Step {
 	switch {
-	case o.Running == p.Candidate.Release:
+	case o.Running == p.Candidate.Release && !o.Warm:
 		return Step{Do: Move, To: wire.Probation}
 	case o.Err != nil && (blames(hal.CodeOf(o.Err)) || o.Tries >= maxTest):
 		return leave(p, o, wire.RolledBack, faultOf(o.Err), blames(hal.CodeOf(o.Err)))
