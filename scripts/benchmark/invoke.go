@@ -54,7 +54,7 @@ type timing struct{ engine, hop float64 }
 func (b *bench) inRunner(ctx context.Context, model string, frames int) (timing, error) {
 	e := runner.New(runner.Config{
 		Name: "tflite", Program: b.bin + "/covey-runner-tflite",
-		Stage: nil,
+		Stage: []string{b.bin + "/covey-agent", "stage"},
 	})
 	s, err := e.Open(ctx, hal.Model{Name: "bench", Path: model}, hal.Options{Threads: b.bare.threads})
 	if err != nil {
