@@ -68,7 +68,7 @@ func manyKeys(n int) string {
 }
 
 func TestParseIgnoresUnknownKeys(t *testing.T) {
-	s, err := Parse[Status]([]byte(`{"v":1,"state":"stopped","new":{"a":[1,null,{"v":2}],"state":{}},"ts":"2026-11-23T12:00:00Z"}`), MaxHealth)
+	s, err := Parse[Status]([]byte(`{"new":{"a":[1,null,{"v":2}],"state":{}},"v":1,"state":"stopped","ts":"2026-11-23T12:00:00Z"}`), MaxHealth)
 	if err != nil || s.State != StateStopped {
 		t.Errorf("got %+v, %v", s, err)
 	}

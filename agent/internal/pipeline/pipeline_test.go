@@ -327,7 +327,7 @@ func TestLostSession(t *testing.T) {
 				wait()
 				s := p.Stats()
 				if live {
-					if s.Dropped[DropError] == 0 || s.Dropped[DropBusy] == 0 {
+					if s.Dropped[DropError] != s.Lost || s.Lost == 0 || s.Dropped[DropBusy] == 0 {
 						t.Errorf("dropped %v", s.Dropped)
 					}
 				} else {
@@ -423,6 +423,68 @@ func TestSwapReplacesALostModel(t *testing.T) {
 	})
 }
 
+func TestNoReopenOfAModelThatWasReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out, bad := &results{}, engine(0)
+		bad.OnRun = func(int) error { return haltest.Crash() }
+		p := New(Config{Source: &haltest.FakeSource{Frames: 5, Every: time.Second}, Publish: out.publish,
+			Reopen: func(ctx context.Context) (Model, error) {
+				t.Error("reopened")
+				return Model{}, hal.ErrLost
+			}})
+		wait := start(t, t.Context(), p)
+		swap(t, p, open(t, bad, "bad"))
+		time.Sleep(time.Second + time.Millisecond)
+		swap(t, p, open(t, engine(0), "good"))
+		wait()
+		out.wantAll(t, 5)
+	})
+}
+
+func TestSessionLostAtTheLastFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out, e := &results{}, engine(time.Millisecond)
+		e.OnRun = func(n int) error {
+			if n == 3 {
+				return haltest.Crash()
+			}
+			return nil
+		}
+		p := New(Config{Source: &haltest.FakeSource{Frames: 3}, Publish: out.publish,
+			Reopen: func(context.Context) (Model, error) { return open(t, e, "a"), nil }})
+		wait := start(t, t.Context(), p)
+		swap(t, p, open(t, e, "a"))
+		wait()
+		out.wantAll(t, 3)
+	})
+}
+
+func TestPutBackKeepsOrder(t *testing.T) {
+	w := &filler{Pipeline: &Pipeline{}}
+	for _, n := range []uint64{3, 1, 4, 2} {
+		w.putBack(&frame{n: n})
+	}
+	for i, f := range w.again {
+		if f.n != uint64(i+1) {
+			t.Errorf("frame %d at %d", f.n, i)
+		}
+	}
+}
+
+func TestDelayAfter(t *testing.T) {
+	tests := []struct{ before, age, want time.Duration }{
+		{0, 0, firstDelay},
+		{firstDelay, time.Second, 2 * firstDelay},
+		{lastDelay, time.Second, lastDelay},
+		{lastDelay, goodAge, firstDelay},
+	}
+	for _, tt := range tests {
+		if got := delayAfter(tt.before, tt.age); got != tt.want {
+			t.Errorf("after %v, at the age of %v: got %v, want %v", tt.before, tt.age, got, tt.want)
+		}
+	}
+}
+
 // A session may be lost while frames are spread over run, queue and capture: all
 // come again, in order unless another model is swapped in at that very moment.
 func TestEveryFrameComesAgain(t *testing.T) {
@@ -486,9 +548,13 @@ func TestErrorsOfOneFrame(t *testing.T) {
 		}}
 		src := &haltest.FakeSource{Frames: 100, Bad: func(n int) bool { return n >= 50 && n < 80 }}
 		p := New(Config{Source: src, Publish: out.publish})
+		begin := time.Now()
 		wait := start(t, t.Context(), p)
 		swap(t, p, m)
 		wait()
+		if d := time.Since(begin); d < 2*time.Second {
+			t.Errorf("30 bad frames in a row took %v: capture spins", d)
+		}
 		if s := p.Stats(); s.Captured != 130 || s.Published != 80 || s.Dropped[DropError] != 50 {
 			t.Errorf("%d captured, %d published, dropped %v", s.Captured, s.Published, s.Dropped)
 		}
