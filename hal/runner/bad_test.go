@@ -411,3 +411,27 @@ func BenchmarkOpen(b *testing.B) {
 		s.Close()
 	}
 }
+
+// TestOtherLanguage runs the suite over a runner that was written from PROTOCOL.md.
+func TestOtherLanguage(t *testing.T) {
+	program, err := filepath.Abs("testdata/invert.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := badConfig("", zerolog.New(zerolog.NewTestWriter(t)))
+	c.Name, c.Program, c.Env = "invert", program, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	e, m := New(c), someModel(t)
+	haltest.Engine(t, e, m)
+	s, err := e.Open(t.Context(), m, hal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	copy(s.Input(1, 0), "\x00\x01\x02\x03\x04\x05\x06\x07")
+	if _, err := s.Run(1); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(s.Output(1, 0).Data); got != "\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8" {
+		t.Errorf("inverted: %q", got)
+	}
+}
