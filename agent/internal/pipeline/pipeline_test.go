@@ -446,6 +446,7 @@ func TestSessionLostAtTheLastFrame(t *testing.T) {
 		out, e := &results{}, engine(time.Millisecond)
 		e.OnRun = func(n int) error {
 			if n == 3 {
+				time.Sleep(time.Millisecond) // fill has seen the source's end by then
 				return haltest.Crash()
 			}
 			return nil
