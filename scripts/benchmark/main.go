@@ -36,6 +36,7 @@ var parts = []part{
 	{"invoke", (*bench).invoke},
 	{"frames", (*bench).frames},
 	{"first", (*bench).first},
+	{"update", (*bench).update},
 }
 
 func main() {
@@ -50,7 +51,7 @@ func main() {
 func run(ctx context.Context) error {
 	b := &bench{}
 	asJSON := flag.Bool("json", false, "print rows as JSON")
-	only := flag.String("only", "", "parts to run, by comma: size, invoke, frames, first")
+	only := flag.String("only", "", "parts to run, by comma: size, invoke, frames, first, update")
 	flag.StringVar(&b.bin, "bin", "bin", "folder of covey-agent and the others")
 	flag.StringVar(&b.models, "models", "", "folder of models")
 	flag.StringVar(&b.tiny, "tiny", "", "a model of less than a millisecond")

@@ -49,11 +49,16 @@ func (p *program) Write(b []byte) (int, error) {
 	return p.text.Write(b)
 }
 
-// said is the end of what the program has said so far.
-func (p *program) said() string {
+// all is what the program has said so far.
+func (p *program) all() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := p.text.String()
+	return p.text.String()
+}
+
+// said is the end of it.
+func (p *program) said() string {
+	s := p.all()
 	return s[max(0, len(s)-2000):]
 }
 
@@ -143,6 +148,9 @@ func waitFor(ctx context.Context, limit time.Duration, what string, p *program, 
 type result struct {
 	Seq   uint64    `json:"seq"`
 	TS    time.Time `json:"ts"`
+	Model struct {
+		Ver string `json:"ver"`
+	} `json:"model"`
 	Items []struct {
 		ID int `json:"id"`
 	} `json:"items"`
