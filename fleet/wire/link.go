@@ -24,12 +24,13 @@ var ErrWindow = errors.New("send window is full")
 type Link interface {
 	// Run connects and keeps the connection until ctx ends, then disconnects
 	// cleanly and returns nil. It returns an error only for what can never work
-	// (a broken configuration). It is called once.
+	// (a broken configuration). It may be called again when it has returned; what
+	// was taken and not acknowledged is then sent again.
 	Run(ctx context.Context, s Spec) error
 	// Publish hands a message over without waiting. acked (may be nil) is called
 	// at most once, for QoS 1 when the broker's PUBACK has come, for QoS 0 when it was
 	// written; never for anything less. A QoS 1 message that was taken is sent
-	// again after a cut until it is acknowledged or Run ends. An error means it was
+	// again after a cut until it is acknowledged. An error means it was
 	// not taken. The payload is not kept after acked, and must not change before.
 	Publish(m Message, acked func()) error
 }

@@ -158,6 +158,16 @@ func (f *file) setAside() error {
 	}
 }
 
+// beyond is a number above every seq that a damaged file has given out: boards
+// say less than a thousand things a second.
+func (f *file) beyond() uint64 {
+	at := time.Now()
+	if fi, err := os.Stat(f.aside); err == nil && fi.ModTime().After(at) {
+		at = fi.ModTime() // the clock is not set yet
+	}
+	return uint64(max(at.UnixMilli(), 1))
+}
+
 // marker names the file that exists while the outbox is open.
 func (f *file) marker() string { return f.path + ".open" }
 

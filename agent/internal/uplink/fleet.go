@@ -56,10 +56,13 @@ func rootOr(root string) string {
 	return root
 }
 
-// topic of a record. What is lost without a pipeline's name goes by any.
+// topic of a record. What is lost without a name goes by any.
 func (f *fleet) topic(c class, key string) string {
 	switch c {
 	case classExec:
+		if key == "" {
+			key = "lost"
+		}
 		return f.topics.Exec(key)
 	case classEvent:
 		return f.topics.Event(f.u.anyPipeline(key))

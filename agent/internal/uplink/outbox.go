@@ -184,8 +184,12 @@ func (o *outbox) loadStream(tx *bolt.Tx, c class, s side) error {
 	if err != nil {
 		return err
 	}
+	reason := "crash"
+	if o.file.aside != "" {
+		saved, reason = counter{reserved: o.file.beyond()}, "damaged"
+	}
 	if saved.reserved > saved.last {
-		e := entry{lost: &span{from: saved.last + 1, to: saved.reserved, reason: "crash", at: time.Now()}}
+		e := entry{lost: &span{from: saved.last + 1, to: saved.reserved, reason: reason, at: time.Now()}}
 		if err := tx.Bucket(entries(c, s)).Put(position(l.head), encodeEntry(e)); err != nil {
 			return err
 		}

@@ -308,7 +308,9 @@ func TestDamagedFile(t *testing.T) {
 			if err := os.WriteFile(path, broken, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			u := open(t, Config{Dir: dir, Home: &HomeConfig{Link: mem.NewBroker().Link("pi-1", false)}})
+			nobody := mem.NewBroker()
+			nobody.Down(true)
+			u := open(t, Config{Dir: dir, Home: &HomeConfig{Link: nobody.Link("pi-1", false)}})
 			defer running(t, u)()
 			if _, err := os.Stat(path + ".corrupt-1"); err != nil {
 				t.Errorf("the damaged file was not kept: %v", err)
@@ -318,6 +320,15 @@ func TestDamagedFile(t *testing.T) {
 			}
 			if err := u.Offer("porch", result(1)); err != nil {
 				t.Errorf("offer: %v", err)
+			}
+			// No seq is used twice, and those of before are said to be lost.
+			sent := drain(u.box, homeSide)
+			a := arrived(t, []wire.Message{{Topic: "/result", Payload: []byte(sent[len(sent)-1])}})
+			if a.highest() == 0 {
+				a = arrived(t, []wire.Message{{Topic: "/result", Payload: []byte(sent[0])}})
+			}
+			if a.highest() < 1_600_000_000_000 || !strings.Contains(strings.Join(sent, ""), `"reason":"damaged"`) {
+				t.Errorf("after the damage: %v", sent)
 			}
 		})
 	}
@@ -397,5 +408,19 @@ func TestClosedFile(t *testing.T) {
 	add(t, o, classExec, "e", "x")
 	if err := o.commit(false); err == nil || errors.Is(err, bolt.ErrTxNotWritable) {
 		t.Errorf("a closed file: %v", err)
+	}
+}
+
+func BenchmarkOffer(b *testing.B) {
+	u := open(b, Config{Dir: b.TempDir(), Home: &HomeConfig{Link: mem.NewBroker().Link("pi-1", false)}})
+	r := result(1)
+	var f flight
+	b.ReportAllocs()
+	for b.Loop() {
+		for u.Offer("porch", r) != nil {
+			u.box.commit(false)
+		}
+		u.box.next(homeSide, &f)
+		u.box.acked(homeSide, &f)
 	}
 }

@@ -136,6 +136,9 @@ func (u *Uplink) loadMeta() error {
 		}
 		return nil
 	})
+	if u.rebuilt != "" {
+		u.sidSaved = max(u.sidSaved, u.box.file.beyond()/1000) // below one connection a second
+	}
 	u.results.Store(&results)
 	u.sid.Store(u.sidSaved)
 	return err

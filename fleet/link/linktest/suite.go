@@ -164,6 +164,17 @@ func (c *Client) Messages(suffix string) (ms []wire.Message) {
 	return ms
 }
 
+// Downs counts the ends of a connection whose reason contains text. It is meant
+// for the condition of Until.
+func (c *Client) Downs(text string) (n int) {
+	for _, e := range c.events {
+		if strings.HasPrefix(e, "down: ") && strings.Contains(e, text) {
+			n++
+		}
+	}
+	return n
+}
+
 func (c *Client) count(prefix string) int {
 	n := 0
 	for _, e := range c.events {

@@ -122,8 +122,16 @@ func TestChaosLosesNothing(t *testing.T) {
 		}
 	}
 	c := linktest.Start(t, newLink(t, cfg), wire.Spec{
-		Up:   func() { mu.Lock(); close(up); mu.Unlock(); signal() },
-		Down: func(error) { mu.Lock(); up = make(chan struct{}); mu.Unlock() },
+		Up: func() { mu.Lock(); close(up); mu.Unlock(); signal() },
+		Down: func(error) {
+			mu.Lock()
+			defer mu.Unlock()
+			select {
+			case <-up:
+				up = make(chan struct{})
+			default: // an attempt failed: who waits for up goes on waiting
+			}
+		},
 		Room: signal,
 	})
 	done := make(chan struct{})
@@ -219,7 +227,7 @@ func TestChaosCatchesPahoTokens(t *testing.T) {
 		}
 		lied, _, _ = l.faults()
 	}
-	if lied == 0 {
+	if lied < 1 {
 		t.Error("the ledger saw no false acknowledgement")
 	}
 	t.Logf("%d false acknowledgements seen", lied)
