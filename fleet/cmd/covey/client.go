@@ -182,11 +182,8 @@ func (c *client) call(ctx context.Context, method, path string, in, out any) err
 	return nil
 }
 
-// errEnd ends a stream from inside.
-var errEnd = errors.New("seen enough")
-
 // stream hands every event to fn until the controller ends the stream or fn
-// returns an error; errEnd is none. A stream that falls silent is cut.
+// returns an error. A stream that falls silent is cut.
 func (c *client) stream(ctx context.Context, path string, fn func(event string, data []byte) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -209,9 +206,7 @@ func (c *client) stream(ctx context.Context, path string, fn func(event string, 
 		if !ok || event == "ping" {
 			continue
 		}
-		if err := fn(event, []byte(v)); errors.Is(err, errEnd) {
-			return nil
-		} else if err != nil {
+		if err := fn(event, []byte(v)); err != nil {
 			return err
 		}
 	}

@@ -182,7 +182,7 @@ func (a *app) deviceWatch() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.stream(ctx, "/v1/watch/devices?query="+url.QueryEscape(strings.Join(args, "")), func(_ string, data []byte) error {
+			err = c.stream(ctx, "/v1/watch/devices?query="+url.QueryEscape(strings.Join(args, "")), func(_ string, data []byte) error {
 				var ch v1.DeviceChange
 				if err := json.Unmarshal(data, &ch); err != nil {
 					return err
@@ -194,6 +194,10 @@ func (a *app) deviceWatch() *cobra.Command {
 				fmt.Fprintf(a.out, "%s  %-16s %s  %s %s\n", a.now().Format(time.TimeOnly), d.ID, a.paint(colorOf(d.State), fmt.Sprintf("%-8s", d.State)), clean(pipelines(d)), strings.Join(d.Flags, " "))
 				return nil
 			})
+			if err == nil {
+				err = &failure{code: exitUnreachable, what: "the controller ended the stream", fix: "try again when it runs"}
+			}
+			return err
 		}),
 	}
 }

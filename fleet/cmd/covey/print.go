@@ -179,7 +179,7 @@ func (a *app) confirm(yes bool, question string) error {
 		return nil
 	}
 	if !a.ask {
-		return usage("say --yes if that is what you want", "%s", question)
+		return usage("say --yes if that is what you want", "nobody is here to answer: %s", question)
 	}
 	fmt.Fprint(a.err, question+" [y/N] ")
 	line, err := bufio.NewReader(io.LimitReader(a.in, 1024)).ReadString('\n')

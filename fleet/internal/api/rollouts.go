@@ -70,7 +70,7 @@ func (a *API) group(s string) ([]registry.Device, error) {
 	if d, found := a.cfg.Registry.Device(wire.DeviceID(s)); found {
 		return []registry.Device{d}, nil
 	}
-	return nil, notFound("see `covey device list`", "no device is %s", s)
+	return nil, notFound("see `covey device list`", "no device matches %s", s)
 }
 
 func (a *API) planRollout(_ context.Context, in *struct{ Body v1.Set }) (*body[v1.Plan], error) {

@@ -138,7 +138,9 @@ func news(sent map[wire.DeviceID]v1.Execution, xs []rollout.Execution) []v1.Exec
 	list := []v1.Execution{}
 	for _, x := range xs {
 		v := executionOf(x)
-		if old, ok := sent[x.Device]; ok && reflect.DeepEqual(old, v) {
+		old, ok := sent[x.Device]
+		old.Updated = v.Updated // the time alone is no news
+		if ok && reflect.DeepEqual(old, v) {
 			continue
 		}
 		sent[x.Device] = v
