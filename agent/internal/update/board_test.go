@@ -122,12 +122,12 @@ type board struct {
 	running map[string]*warm // by pipeline, of this process
 	bad     []string         // what must never happen
 	steps   []wire.ExecStep
+	warms   []*warm // all that were opened in this life
 	pins    []wire.HelloPipeline
 }
 
 // A warm release remembers its model's text, which says how it behaves.
 type warm struct {
-	b      *board
 	files  update.Files
 	text   string
 	closed bool
@@ -170,7 +170,11 @@ func (b *board) Prepare(ctx context.Context, pipeline string, f update.Files) (u
 	if f.Trial && word == "golden" {
 		return nil, release.CompareLabel("cat", "parrot")
 	}
-	return &warm{b: b, files: f, text: string(text)}, nil
+	w := &warm{files: f, text: string(text)}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.warms = append(b.warms, w)
+	return w, nil
 }
 
 func (b *board) Switch(_ context.Context, pipeline string, w update.Warm) error {
@@ -178,6 +182,9 @@ func (b *board) Switch(_ context.Context, pipeline string, w update.Warm) error 
 	defer b.mu.Unlock()
 	old := b.running[pipeline]
 	if w == nil {
+		if old != nil {
+			old.closed = true
+		}
 		delete(b.running, pipeline)
 		return nil
 	}
@@ -233,7 +240,7 @@ type session struct {
 // boot starts the agent inside a synctest bubble; nil and the error when the
 // disk does not let it.
 func (b *board) boot(ctx context.Context) (*session, error) {
-	b.running = map[string]*warm{}
+	b.running, b.warms = map[string]*warm{}, nil
 	state, err := slots.Open("/data/state", b.fs)
 	if err != nil {
 		return nil, err
@@ -324,6 +331,11 @@ func (b *board) checkBad() {
 	defer b.mu.Unlock()
 	for _, s := range b.bad {
 		b.t.Error(s)
+	}
+	for _, w := range b.warms {
+		if !w.closed && b.running[pipe] != w && b.running["yard"] != w {
+			b.t.Errorf("%.20q was opened and never closed", w.text)
+		}
 	}
 	n := map[string]int{}
 	for _, s := range b.steps {

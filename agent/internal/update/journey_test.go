@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/blob/crashfs"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
@@ -23,6 +24,15 @@ func TestHappyJourney(t *testing.T) {
 		s.bring(2, v2)
 		if got := c.blocks - blocks; got > 25 {
 			t.Errorf("%d blocks fetched for 20 of the model, the manifest and nothing else", got)
+		}
+		tenths := 0
+		for _, st := range b.steps {
+			if st.Total > 0 && st.State == wire.Downloading && st.N == 200+int(st.Done*100/st.Total) && st.Done < st.Total {
+				tenths++
+			}
+		}
+		if tenths < 9 || tenths > 20 {
+			t.Errorf("%d steps say how far the downloads are", tenths)
 		}
 		p := s.pipeline(pipe)
 		if p.Previous == nil || p.Previous.Release != v1.Release || p.Candidate != nil {
@@ -308,6 +318,52 @@ func TestFirstReleaseFails(t *testing.T) {
 	})
 }
 
+// Only the candidate's own runs count in its probation.
+func TestProbationCountsItsOwn(t *testing.T) {
+	c := newController()
+	b := newBoard(t, crashfs.New(), c)
+	v1, v2 := c.release("good 1"), c.release("good 2")
+	b.lives(func(s *session) {
+		s.bring(1, v1)
+		_ = s.desire(2, map[string]wire.DesiredRelease{pipe: v2})
+		s.tick(time.Minute, func() bool { return s.pipeline(pipe).Exec.State == wire.Probation })
+		crash := &hal.Error{Code: hal.CodeCrash, Text: "the old one, on its way out"}
+		s.loop.Note(pipe, string(digest([]byte("good 1"))), crash)
+		s.loop.Note("attic", "", crash)
+		for range 30 {
+			s.loop.Note(pipe, string(digest([]byte("good 1"))), nil)
+		}
+		s.tick(time.Second, func() bool { return false })
+		if e := s.pipeline(pipe).Exec; e.State != wire.Probation {
+			t.Errorf("got %s after results of another model", e.State)
+		}
+		if n := testing.AllocsPerRun(100, func() { s.loop.Note(pipe, "x", nil) }); n != 0 {
+			t.Errorf("%v allocations a note", n)
+		}
+		s.tick(time.Minute, s.settled(v2.Execution))
+		if e := s.pipeline(pipe).Exec; e.State != wire.Succeeded {
+			t.Errorf("got %s %+v", e.State, e.Fault)
+		}
+	})
+}
+
+// A full disk is made room on first.
+func TestDiskFullCollects(t *testing.T) {
+	c := newController()
+	f := crashfs.New()
+	b := newBoard(t, f, c)
+	v1, v2 := c.release("good 1"), c.release(big("good-2", 30))
+	b.lives(func(s *session) {
+		s.bring(1, v1)
+		stale := []byte(big("stale", 40))
+		if err := blob.WriteFile(f, "/data/blobs/"+string(digest(stale)), stale); err != nil {
+			t.Fatal(err)
+		}
+		f.SetFree(9 << 20)
+		s.bring(2, v2)
+	})
+}
+
 // Bits that rot in what runs are seen at the next start: what ran before runs,
 // and where nothing ran before the file is fetched again.
 func TestRot(t *testing.T) {
@@ -335,6 +391,13 @@ func TestRot(t *testing.T) {
 		}
 		v2.Execution, v2.Attempt = "ex-again", 2
 		s.bring(3, v2)
+		if len(s.state.State().Quarantine) != 0 {
+			t.Error("still in quarantine after it passed")
+		}
+		// What rotted in a slot that does not run is seen when it is wanted again.
+		f.Flip("/data/blobs/"+string(digest([]byte("good 1"))), 3)
+		v1.Execution = "ex-back"
+		s.bring(4, v1)
 	})
 }
 

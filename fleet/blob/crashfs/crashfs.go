@@ -84,7 +84,7 @@ func (f *FS) Ops() int {
 	return f.ops
 }
 
-// SetFree sets the free space, which writing uses up, in bytes.
+// SetFree sets the free space in bytes. Files that grow use it up, Remove gives back.
 func (f *FS) SetFree(n int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -272,6 +272,7 @@ func (f *FS) Remove(name string) error {
 	}
 	do, err := f.begin()
 	if do {
+		f.free += min(int64(len(f.live[name].live)), math.MaxInt64-f.free)
 		f.name(name, nil)
 	}
 	return err
