@@ -51,6 +51,27 @@ func TestDocs(t *testing.T) {
 	}
 }
 
+// TestCodes holds the list of error codes against the operators' page.
+func TestCodes(t *testing.T) {
+	source, err := os.ReadFile("../hal/errors.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../docs/operator.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := regexp.MustCompile(`"(E_[A-Z_]+)"`).FindAllStringSubmatch(string(source), -1)
+	if len(codes) < 20 {
+		t.Fatalf("found only %d codes", len(codes))
+	}
+	for _, c := range codes {
+		if !strings.Contains(string(page), "`"+c[1]+"`") {
+			t.Errorf("%s is not explained in docs/operator.md", c[1])
+		}
+	}
+}
+
 // TestDocsCatch shows that the test sees a command, a flag and a link that are not.
 func TestDocsCatch(t *testing.T) {
 	text := "covey-agent check --config a.yaml # why\n./scripts/demo --keep \\\n  --more\nx=1 covey device list | head\n"
@@ -208,9 +229,16 @@ func fault(words []string, help func(path []string) string) string {
 // checkConfig lets the agent check a configuration.
 func checkConfig(t *testing.T, b block, bin string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "agent.yaml")
-	if err := os.WriteFile(path, []byte(b.text), 0o600); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "agent.yaml")
+	for _, err := range []error{
+		os.WriteFile(path, []byte(b.text), 0o600),
+		os.Mkdir(dir+"/pictures", 0o700),
+		os.Symlink(os.Getenv("COVEY_MODELS")+"/label_image/mobilenet_quant_v1_224.tflite", dir+"/birds.tflite"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	if out, err := exec.Command(bin+"/covey-agent", "check", "--config", path).CombinedOutput(); err != nil {
 		t.Errorf("%s:%d: %v: %s", b.file, b.line, err, out)
