@@ -128,7 +128,8 @@ func (s *script) covey(line string) string {
 	if code != 0 {
 		text += fmt.Sprintf("[exit %d]\n", code)
 	}
-	return s.normal(text)
+	// An empty line of output is told from one of the script.
+	return strings.ReplaceAll(s.normal(text), "\n\n", "\n|\n")
 }
 
 // normal takes out what differs from run to run.
