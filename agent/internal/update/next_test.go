@@ -132,7 +132,7 @@ func TestNextKeepsItsPromises(t *testing.T) {
 	codes := []hal.Code{"", hal.CodeHash, hal.CodeHashAtRest, hal.CodeCrash, hal.CodeGolden, hal.CodeFetch, hal.CodeDiskFull, hal.CodeEngine, hal.CodeAccel, hal.CodeJSON}
 	all := append([]wire.ExecState{"", wire.Succeeded, wire.Failed, wire.RolledBack, wire.Shadowing}, underWay...)
 	seen := map[Action]int{}
-	for range 200_000 {
+	for range 50_000 {
 		s := at(all[rng.IntN(len(all))])
 		p := s.Pipelines["p"]
 		if coin() {
