@@ -216,6 +216,18 @@ func TestRaw(t *testing.T) {
 	if !strings.HasPrefix(reason, "raw: 4 outputs") || !strings.Contains(reason, "not detect: no operator") {
 		t.Errorf("reason %q", reason)
 	}
+	// A place that holds no number is not the largest.
+	many := make([]float32, 20)
+	many[0], many[11] = float32(math.NaN()), 3
+	wide := hal.TensorInfo{Name: "wide", Type: hal.Float32, Shape: []int{1, 4, 5}}
+	d, _ = choose(t, chain(conv), nil, Options{}, wide)
+	if got := decode(t, d, outputs{{Data: floats(many...)}}); got != "raw: wide [1×4×5] float32 11 3.00" {
+		t.Errorf("got %s", got)
+	}
+	// Stored values that can be below 0 are no probabilities.
+	if _, reason := choose(t, chain(conv), nil, Options{}, vector(hal.Int8, 9, 1./128, 0)); !strings.HasPrefix(reason, "raw") {
+		t.Errorf("reason %q", reason)
+	}
 	// Numbers without labels that are no probabilities are nothing to classify.
 	if _, reason := choose(t, chain(conv), nil, Options{}, vector(hal.Float32, 100, 0, 0)); !strings.HasPrefix(reason, "raw") {
 		t.Errorf("reason %q", reason)

@@ -122,11 +122,9 @@ func setImage(f *hal.Frame, img image.Image) {
 	case *image.NRGBA:
 		plane(hal.FormatRGBA, m.Pix, m.PixOffset(r.Min.X, r.Min.Y), m.Stride)
 		return
-	case *image.RGBA:
-		if m.Opaque() {
-			plane(hal.FormatRGBA, m.Pix, m.PixOffset(r.Min.X, r.Min.Y), m.Stride)
-			return
-		}
+	case *image.RGBA: // premultiplied: over black
+		plane(hal.FormatRGBA, m.Pix, m.PixOffset(r.Min.X, r.Min.Y), m.Stride)
+		return
 	case *image.Paletted:
 		plane(hal.FormatRGB, paletted(grow(old, 3*w*h), m), 0, 3*w)
 		return
