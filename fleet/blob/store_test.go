@@ -411,3 +411,27 @@ func TestPowerCuts(t *testing.T) {
 		t.Logf("%s: %d of %d states broken", name, len(broken), states)
 	}
 }
+
+func BenchmarkReceive(b *testing.B) {
+	data := content(16<<20, 11)
+	sha, hashes := digest(data), blockHashes(data)
+	s, err := blob.Open(b.TempDir(), blob.OS{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		p, err := s.Receive(sha, int64(len(data)), hashes)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for n := range blob.Blocks(int64(len(data))) {
+			if err := p.WriteBlock(n, block(data, n)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := errors.Join(p.Finish(b.Context()), p.Close(), s.Delete(sha)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
