@@ -335,19 +335,20 @@ func agent(mode string) {
 	if err := os.WriteFile(path, []byte("some model"), 0o600); err != nil {
 		panic(err)
 	}
-	s, err := New(badConfig(mode, zerolog.Nop())).Open(context.Background(), hal.Model{Name: "some", Path: path}, hal.Options{Deadline: time.Hour})
+	s, err := New(badConfig(mode, zerolog.New(os.Stdout))).Open(context.Background(), hal.Model{Name: "some", Path: path}, hal.Options{Deadline: time.Hour})
 	if err != nil {
 		panic(err)
 	}
 	fmt.Println(s.(*session).runner.cmd.Process.Pid)
 	_, _ = s.Run(0)
-	select {}
+	fmt.Println("ran")
+	time.Sleep(time.Hour)
 }
 
 // TestNoOrphan kills an agent with -9, with a runner that waits for requests and
 // with one that is deaf.
 func TestNoOrphan(t *testing.T) {
-	for _, mode := range []string{"good", "hang-run"} {
+	for mode, ready := range map[string]string{"good": "ran", "hang-run": "hanging"} {
 		self, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
@@ -361,9 +362,13 @@ func TestNoOrphan(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		line, err := bufio.NewReader(out).ReadString('\n')
-		if err != nil {
-			t.Fatal(err)
+		lines := bufio.NewScanner(out)
+		lines.Scan()
+		line := lines.Text()
+		for !strings.Contains(lines.Text(), ready) {
+			if !lines.Scan() {
+				t.Fatalf("%s: the agent ended: %v", mode, lines.Err())
+			}
 		}
 		pid, err := strconv.Atoi(strings.TrimSpace(line))
 		if err != nil {

@@ -147,6 +147,31 @@ func TestRanRoundTrip(t *testing.T) {
 	}
 }
 
+func TestRanRefuses(t *testing.T) {
+	o := someOpened()
+	o.Outputs[0].Type = hal.Int4 // its size says nothing of its shape
+	m, err := Layout(o, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]Ran{
+		"past its room":  {Outputs: []Result{{Bytes: 6, Rank: 1, Dims: [MaxRank]int{5}}, {}}},
+		"negative size":  {Outputs: []Result{{Bytes: -1, Rank: 1, Dims: [MaxRank]int{5}}, {}}},
+		"rank":           {Outputs: []Result{{Bytes: 5, Rank: MaxRank + 1}, {}}},
+		"shape and size": {Outputs: []Result{{}, {Bytes: 8, Rank: 1, Dims: [MaxRank]int{2}}}},
+		"negative shape": {Outputs: []Result{{}, {Bytes: 8, Rank: 2, Dims: [MaxRank]int{-1, -1}}}},
+		"overflow":       {Outputs: []Result{{}, {Rank: 3, Dims: [MaxRank]int{1 << 30, 1 << 30, 1 << 30}}}},
+		"negative time":  {EngineNS: -1, Outputs: []Result{{Bytes: 5}, {Rank: 1}}},
+		"one too few":    {Outputs: []Result{{Bytes: 5}}},
+	} {
+		body := make([]byte, RanSize(len(r.Outputs)))
+		r.Put(body)
+		if err := new(Ran).Parse(body, o, m.Buffers[0].Out); err == nil {
+			t.Errorf("%s: passed", name)
+		}
+	}
+}
+
 func TestOneLine(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain": "plain", " a\nb\x00c\x1b[31m ": "a b c [31m", "": "",

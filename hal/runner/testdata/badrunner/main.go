@@ -141,6 +141,7 @@ func (m *model) Run(in, out [][]byte, r *proto.Ran) error {
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		time.Sleep(time.Hour)
 	case "hang-run":
+		fmt.Fprintln(os.Stderr, "hanging")
 		for { // deaf to everything but SIGKILL
 		}
 	case "memory-run":
@@ -162,8 +163,10 @@ func (m *model) Run(in, out [][]byte, r *proto.Ran) error {
 	case "late-time":
 		r.EngineNS = -1
 	case "stray":
-		h := proto.Header{Kind: proto.KindRun | proto.Answer, Session: 1, Request: 1 << 40}
-		p, _ := proto.Pack(h, nil)
+		// Right in all but the request it answers.
+		p := make([]byte, proto.HeaderSize+proto.RanSize(1))
+		proto.Header{Kind: proto.KindRun | proto.Answer, Session: 1, Request: 1 << 40}.Put(p, proto.RanSize(1))
+		r.Put(p[proto.HeaderSize:])
 		unix.Write(proto.FD, p)
 	case "cut":
 		unix.Write(proto.FD, []byte{1, 2, 3})
