@@ -69,6 +69,7 @@ type Link struct {
 
 	mu      sync.Mutex
 	up      bool
+	useful  bool      // an acknowledgement came on this connection
 	queue   []*flight // taken, not yet given to paho
 	handing *flight   // being given to paho now
 	sent    []*flight // given to paho, QoS 1, not acknowledged; in order
@@ -126,9 +127,10 @@ func (l *Link) Run(ctx context.Context, s wire.Spec) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		// A connection that outlived the delay it would have to wait for was a good one.
+		// A connection that carried something, or outlived the delay it would have to
+		// wait for, was a good one.
 		limit := delayLimit(l.cfg.Spread, l.cfg.MaxDelay, failures)
-		if time.Since(began) > limit+connectTimeout {
+		if l.wasUseful() || time.Since(began) > limit+connectTimeout {
 			failures, limit = 0, l.cfg.Spread
 		}
 		failures++
@@ -217,6 +219,15 @@ func (l *Link) setUp(up bool) {
 	l.mu.Lock()
 	l.up = up
 	l.mu.Unlock()
+}
+
+// wasUseful says whether the connection that ended carried something, and forgets it.
+func (l *Link) wasUseful() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.useful
+	l.useful = false
+	return was
 }
 
 // dropQoS0 forgets what may be lost, once a connection has ended.

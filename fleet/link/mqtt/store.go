@@ -73,6 +73,7 @@ func (s store) Del(key string) {
 	f := s.l.sent[i]
 	full := s.l.pending() >= Window
 	s.l.sent = slices.Delete(s.l.sent, i, i+1)
+	s.l.useful = true
 	s.l.mu.Unlock()
 	s.l.settle(f, full)
 }
