@@ -151,6 +151,7 @@ func (a *agent) station(p PipelineFile, start string) *station {
 		Name:     p.Name,
 		Source:   &steady{open: func() (hal.Source, error) { return a.Source(p.Source) }, live: p.Source.Live, log: log, trouble: &s.trouble},
 		Publish:  func(r *wire.Result) error { return offered(a.uplink.Offer(p.Name, r)) },
+		Room:     func() <-chan struct{} { return a.uplink.Room() },
 		Reopen:   s.reopen,
 		SID:      func() uint64 { return a.uplink.SID() },
 		IDPrefix: fmt.Sprintf("%s-%s-%s", a.Device, start, p.Name),

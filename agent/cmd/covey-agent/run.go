@@ -132,6 +132,7 @@ func homeLink(h *agent.HomeFile, device wire.DeviceID, log zerolog.Logger) (wire
 		return nil, err
 	}
 	c := mqtt.Config{URL: h.Broker, ClientID: "covey-" + string(device), Username: h.User, Password: password,
+		Spread: time.Second, // a house has few clients: no herd comes back at once
 		Logger: log.With().Str("link", "home").Logger()}
 	if h.CA != "" {
 		pem, err := os.ReadFile(h.CA)

@@ -424,3 +424,81 @@ func BenchmarkOffer(b *testing.B) {
 		u.box.acked(homeSide, &f)
 	}
 }
+
+// A step of an execution is not sent before it is on disk: its seq could be used
+// again after a crash.
+func TestOutboxWritesStepsBeforeItSendsThem(t *testing.T) {
+	o := newBox(t, filepath.Join(t.TempDir(), "o.db"), limits)
+	defer o.close()
+	add(t, o, classExec, "e", "step")
+	add(t, o, classResult, "a", "result")
+	if sent := drain(o, fleetSide); len(sent) != 1 || !strings.Contains(sent[0], "result") {
+		t.Errorf("before the commit: %v", sent)
+	}
+	if err := o.commit(false); err != nil {
+		t.Fatal(err)
+	}
+	if sent := drain(o, fleetSide); len(sent) != 1 || !strings.Contains(sent[0], "step") {
+		t.Errorf("after the commit: %v", sent)
+	}
+}
+
+// A link that stands but is slower than the source gets everything once.
+func TestOutboxSlowLink(t *testing.T) {
+	o := newBox(t, filepath.Join(t.TempDir(), "o.db"), limits)
+	defer o.close()
+	const n = 5 * ringSlots / 2
+	var sent []string
+	for i := range n {
+		add(t, o, classResult, "a", "x")
+		if i%ringSlots == 3 {
+			sent = append(sent, drain(o, homeSide)...)
+		}
+	}
+	sent = append(sent, drain(o, homeSide)...)
+	var got []wire.Message
+	for _, p := range sent {
+		got = append(got, wire.Message{Topic: "/result", Payload: []byte(p)})
+	}
+	if a := arrived(t, got); len(a.missing(n)) > 0 || a.dups > 0 {
+		t.Errorf("%d missing, %d twice", len(a.missing(n)), a.dups)
+	}
+	if fleet := drain(o, fleetSide); len(fleet) != n {
+		t.Errorf("the link that never took anything gets %d of %d", len(fleet), n)
+	}
+}
+
+// What must not be dropped is not: its source has to wait.
+func TestOutboxKeepsWhatIsLossless(t *testing.T) {
+	small := limits
+	small[classResult].bytes = 5000
+	o := newBox(t, filepath.Join(t.TempDir(), "o.db"), small)
+	defer o.close()
+	taken := 0
+	for range 5 * ringSlots {
+		err := o.append(classResult, "a", both, true, false, func(b []byte) []byte { return append(b, `{"x":"some text"}`...) })
+		if errors.Is(err, ErrFull) {
+			if err := o.commit(false); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		taken++
+	}
+	if err := o.append(classResult, "a", both, true, false, func(b []byte) []byte { return append(b, `{"x":"more"}`...) }); !errors.Is(err, ErrFull) {
+		t.Errorf("a full outbox says %v", err)
+	}
+	for range 2 * ringSlots { // others may come, and drop each other
+		add(t, o, classResult, "b", "live")
+	}
+	if err := o.commit(false); err != nil {
+		t.Fatal(err)
+	}
+	sent := strings.Join(drain(o, homeSide), "")
+	if n := strings.Count(sent, "some text"); n != taken {
+		t.Errorf("%d taken, %d sent", taken, n)
+	}
+	if !strings.Contains(sent, `"reason":"bytes"`) {
+		t.Error("nothing was dropped")
+	}
+}
