@@ -276,8 +276,12 @@ func TestFetch(t *testing.T) {
 	defer p.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
+	began := time.Now()
 	if err := u.Fetch(ctx, sha, p); err != nil {
 		t.Fatal(err)
+	}
+	if d := time.Since(began); d > blockTimeout {
+		t.Errorf("took %v: a new connection did not ask again", d)
 	}
 	if err := p.Finish(ctx); err != nil {
 		t.Fatal(err)

@@ -142,6 +142,9 @@ func TestChaosLosesNothing(t *testing.T) {
 	began := time.Now()
 	owed := make(chan struct{}, n)
 	for i := 0; i < n; {
+		if time.Since(began) > time.Duration(n)*2*time.Millisecond {
+			t.Fatalf("only %d messages were taken in %v", i, time.Since(began))
+		}
 		// Pace so that the cuts spread over the run.
 		if i%200 == 0 && proxy.Cuts() < 55*i/n {
 			time.Sleep(5 * time.Millisecond)
