@@ -138,7 +138,7 @@ func TestNextKeepsItsPromises(t *testing.T) {
 		if coin() {
 			p.Previous = nil
 		}
-		if coin() && coin() {
+		if rng.IntN(4) == 0 {
 			p.Active = nil
 		}
 		for p.Exec != nil && coin() {
