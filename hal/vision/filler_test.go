@@ -3,8 +3,8 @@ package vision
 import (
 	"encoding/binary"
 	"fmt"
-	"iter"
 	"image/color"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -100,9 +100,9 @@ func TestFillAgainstSlow(t *testing.T) {
 				size       [4]int // of the frame, of the model's picture
 				most, mean float64
 			}{
-				{[4]int{64, 48, 150, 130}, 2.5, 0.9}, {[4]int{33, 17, 33, 17}, 2.5, 0.9}, {[4]int{5, 3, 40, 41}, 2.5, 0.9}, {[4]int{1, 1, 4, 4}, 2.5, 0.9},
+				{[4]int{24, 18, 55, 43}, 2.5, 0.9}, {[4]int{33, 17, 33, 17}, 2.5, 0.9}, {[4]int{5, 3, 40, 41}, 2.5, 0.9}, {[4]int{1, 1, 4, 4}, 2.5, 0.9},
 				// Shrunk pictures are sampled: noise of ±10 is left in part.
-				{[4]int{80, 60, 20, 15}, 45, 4}, {[4]int{200, 150, 10, 15}, 60, 8}, {[4]int{60, 60, 30, 30}, 45, 4}, {[4]int{60, 50, 50, 13}, 60, 6},
+				{[4]int{80, 60, 20, 15}, 45, 4}, {[4]int{200, 150, 7, 9}, 60, 11}, {[4]int{40, 40, 20, 20}, 45, 4}, {[4]int{30, 50, 25, 13}, 60, 6},
 			} {
 				s, w, h := tt.size, tt.size[2], tt.size[3]
 				frame := newFrame(format, s[0], s[1])

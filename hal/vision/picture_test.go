@@ -74,8 +74,10 @@ func same(t *testing.T, f *hal.Frame, want image.Image, most int) {
 	if f.Width != r.Dx() || f.Height != r.Dy() {
 		t.Fatalf("size %d×%d, want %v", f.Width, f.Height, r)
 	}
-	for i, got := range rgb(t, f) {
-		p := i / 3
+	pix := rgb(t, f)
+	step := 1 + len(pix)/200_000 // of a large picture not every pixel
+	for i := 0; i < len(pix); i += step {
+		p, got := i/3, pix[i]
 		c := color.NRGBAModel.Convert(want.At(r.Min.X+p%f.Width, r.Min.Y+p/f.Width)).(color.NRGBA)
 		if d := int(got) - int([3]byte{c.R, c.G, c.B}[i%3]); d > most || d < -most {
 			t.Fatalf("pixel %d,%d channel %d: got %d, want %v", p%f.Width, p/f.Width, i%3, got, c)
