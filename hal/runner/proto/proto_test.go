@@ -154,20 +154,22 @@ func TestRanRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	first, second := Result{Bytes: 5, Rank: 1, Dims: [MaxRank]int{5}}, Result{Rank: 1}
 	for name, r := range map[string]Ran{
-		"past its room":  {Outputs: []Result{{Bytes: 6, Rank: 1, Dims: [MaxRank]int{5}}, {}}},
-		"negative size":  {Outputs: []Result{{Bytes: -1, Rank: 1, Dims: [MaxRank]int{5}}, {}}},
-		"rank":           {Outputs: []Result{{Bytes: 5, Rank: MaxRank + 1}, {}}},
-		"shape and size": {Outputs: []Result{{}, {Bytes: 8, Rank: 1, Dims: [MaxRank]int{2}}}},
-		"negative shape": {Outputs: []Result{{}, {Bytes: 8, Rank: 2, Dims: [MaxRank]int{-1, -1}}}},
-		"overflow":       {Outputs: []Result{{}, {Rank: 3, Dims: [MaxRank]int{1 << 30, 1 << 30, 1 << 30}}}},
-		"negative time":  {EngineNS: -1, Outputs: []Result{{Bytes: 5}, {Rank: 1}}},
-		"one too few":    {Outputs: []Result{{Bytes: 5}}},
+		"":               {Outputs: []Result{first, second}},
+		"past its room":  {Outputs: []Result{{Bytes: 6, Rank: 1, Dims: [MaxRank]int{5}}, second}},
+		"negative size":  {Outputs: []Result{{Bytes: -1, Rank: 1, Dims: [MaxRank]int{5}}, second}},
+		"rank":           {Outputs: []Result{{Bytes: 5, Rank: MaxRank + 1}, second}},
+		"shape and size": {Outputs: []Result{first, {Bytes: 8, Rank: 1, Dims: [MaxRank]int{2}}}},
+		"negative shape": {Outputs: []Result{first, {Bytes: 8, Rank: 2, Dims: [MaxRank]int{-1, -1}}}},
+		"overflow":       {Outputs: []Result{first, {Rank: 3, Dims: [MaxRank]int{1 << 30, 1 << 30, 1 << 30}}}},
+		"negative time":  {EngineNS: -1, Outputs: []Result{first, second}},
+		"one too few":    {Outputs: []Result{first}},
 	} {
 		body := make([]byte, RanSize(len(r.Outputs)))
 		r.Put(body)
-		if err := new(Ran).Parse(body, o, m.Buffers[0].Out); err == nil {
-			t.Errorf("%s: passed", name)
+		if err := new(Ran).Parse(body, o, m.Buffers[0].Out); (err == nil) != (name == "") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
