@@ -211,6 +211,9 @@ func TestWatch(t *testing.T) {
 	if got := names(t, s, 1); got != "c.png=5" {
 		t.Errorf("new: got %s", got)
 	}
+	if _, ok := s.done["b.png"]; ok {
+		t.Error("what was removed is still remembered")
+	}
 }
 
 // TestWatchTakesOnce: a picture that came between the begin of watching and the
