@@ -77,8 +77,11 @@ func Open(db *store.Store, reg *registry.Registry, log zerolog.Logger) (*Service
 	}
 	err := db.View(func(tx *store.Tx) error {
 		return store.Each(tx, bucketRollout, "", func(_ string, r Rollout) error {
+			if !r.Ended.IsZero() {
+				return nil
+			}
 			xs, err := executions(tx, r.ID)
-			if _, over := Next(r, xs); err == nil && !(over && r.Over()) {
+			if err == nil {
 				s.add(newGroup(r, xs))
 			}
 			return err
