@@ -26,17 +26,7 @@ const maxRefusals = 100 // kinds a minute
 
 func (r *refusals) add(x refusal, remote string) {
 	r.total.Add(1)
-	r.mu.Lock()
-	if now := time.Now(); r.seen == nil || now.Sub(r.from) > time.Minute {
-		r.from, r.left, r.seen = now, r.seen, map[refusal]int{}
-	}
-	n, known := r.seen[x]
-	if known || len(r.seen) < maxRefusals {
-		r.seen[x] = n + 1
-	}
-	first := n == 0 && len(r.seen) <= maxRefusals && r.seen[x] == 1
-	before := r.left[x]
-	r.mu.Unlock()
+	first, before := r.count(x, time.Now())
 	if !first {
 		return
 	}
@@ -48,6 +38,22 @@ func (r *refusals) add(x refusal, remote string) {
 		e = e.Int("again", before-1)
 	}
 	e.Msg("refused")
+}
+
+// count says whether this is the first of its kind in this minute, and how many
+// there were in the one before.
+func (r *refusals) count(x refusal, now time.Time) (first bool, before int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen == nil || now.Sub(r.from) > time.Minute {
+		r.from, r.left, r.seen = now, r.seen, map[refusal]int{}
+	}
+	n, known := r.seen[x]
+	if !known && len(r.seen) >= maxRefusals {
+		return false, 0
+	}
+	r.seen[x] = n + 1
+	return !known, r.left[x]
 }
 
 // clip keeps the log readable, whatever somebody calls himself.
