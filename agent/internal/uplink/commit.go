@@ -11,6 +11,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/blob"
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // maxDrop bounds the records that one commit drops.
@@ -103,7 +104,7 @@ func (o *outbox) commit(final bool) error {
 	var err error
 	if !b.empty() {
 		err = o.file.update(b.write(o))
-		if errors.Is(err, bolt.ErrDatabaseNotOpen) {
+		if errors.Is(err, berrors.ErrDatabaseNotOpen) {
 			err = errors.New("outbox is closed")
 		}
 	}

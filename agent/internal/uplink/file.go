@@ -14,6 +14,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/blob"
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // The outbox file has, for each class, a bucket of bodies by position, and for
@@ -71,7 +72,7 @@ func openFile(path string, check []string) (*file, error) {
 		return nil, fmt.Errorf("outbox: %w", blob.Coded(err, path))
 	}
 	f.db, err = openDB(path)
-	if err != nil && !errors.Is(err, bolt.ErrTimeout) && f.aside == "" {
+	if err != nil && !errors.Is(err, berrors.ErrTimeout) && f.aside == "" {
 		// What bbolt itself refuses needs no child.
 		if err := f.setAside(); err != nil {
 			return nil, err
@@ -81,7 +82,7 @@ func openFile(path string, check []string) (*file, error) {
 		}
 		f.db, err = openDB(path)
 	}
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("E_STATE_LOCKED: outbox %s is in use by another process: stop the other agent", path)
 	}
 	if err != nil {
