@@ -104,7 +104,11 @@ func TestOpenFails(t *testing.T) {
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
-			s, err := bad(t, c.mode).Open(t.Context(), someModel(t), hal.Options{OpenTimeout: 700 * time.Millisecond})
+			var o hal.Options
+			if c.code == hal.CodeTimeout {
+				o.OpenTimeout = 700 * time.Millisecond
+			}
+			s, err := bad(t, c.mode).Open(t.Context(), someModel(t), o)
 			if err == nil {
 				s.Close()
 				t.Fatal("it opened")
