@@ -35,7 +35,7 @@ func (r *Registry) Answers(id wire.DeviceID, pipeline string, after uint64, limi
 	err = r.db.View(func(tx *store.Tx) error {
 		return store.EachFrom(tx, bucketResult, ring, answerKey(ring, after+1), func(_ string, a Answer) error {
 			if len(list) >= limit {
-				return store.Stop
+				return store.ErrStop
 			}
 			list = append(list, a)
 			return nil

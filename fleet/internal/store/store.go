@@ -17,6 +17,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 var (
@@ -24,8 +25,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrCorrupt says that a value's checksum is wrong: the file has rotted.
 	ErrCorrupt = errors.New("stored value is damaged")
-	// Stop returned by the function of Each ends the walk without an error.
-	Stop = errors.New("stop")
+	// ErrStop returned by the function of Each ends the walk without an error.
+	ErrStop = errors.New("stop")
 )
 
 // A Store is an open database file. It may be used by many goroutines.
@@ -57,7 +58,7 @@ func Open(path string) (*Store, error) {
 
 func open(path string) (*bolt.DB, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: in use by another process; stop the other controller, or choose another --data", path)
 	}
 	if err != nil {
@@ -196,7 +197,7 @@ func EachFrom[T any](tx *Tx, bucket, prefix, from string, fn func(key string, v 
 		if err == nil {
 			err = fn(string(k), v)
 		}
-		if errors.Is(err, Stop) {
+		if errors.Is(err, ErrStop) {
 			return nil
 		}
 		if err != nil {

@@ -65,7 +65,7 @@ func TestValues(t *testing.T) {
 			t.Errorf("each: %s", got)
 		}
 		n := 0
-		if err := store.Each(tx, "things", "", func(string, thing) error { n++; return store.Stop }); err != nil || n != 1 {
+		if err := store.Each(tx, "things", "", func(string, thing) error { n++; return store.ErrStop }); err != nil || n != 1 {
 			t.Errorf("stop: %d, %v", n, err)
 		}
 		for prefix, want := range map[string][2]string{
