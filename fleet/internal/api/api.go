@@ -192,6 +192,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		r = r.WithContext(context.WithValue(r.Context(), principalKey{}, p))
 	}
+	if strings.HasPrefix(r.URL.Path, "/v1/watch/") {
+		a.mux.ServeHTTP(stream{sw}, r)
+		return
+	}
 	a.mux.ServeHTTP(sw, r)
 }
 

@@ -32,6 +32,24 @@ func (a *API) watches() {
 	sse.Register(a.huma, rollouts, map[string]any{"rollout": v1.RolloutChange{}, "ping": v1.Ping{}}, a.watchRollout)
 }
 
+// A stream gives every write of an event its time, and lifts the limit once the
+// event is through. With HTTP/2 a deadline that passes while there is nothing to
+// write ends the stream, too.
+type stream struct{ http.ResponseWriter }
+
+// SetWriteDeadline is called before an event is written.
+func (s stream) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(s.ResponseWriter).SetWriteDeadline(t)
+}
+
+// Flush is called when it was.
+func (s stream) Flush() {
+	c := http.NewResponseController(s.ResponseWriter)
+	if err := c.Flush(); err == nil {
+		_ = c.SetWriteDeadline(time.Time{}) // it was set a moment ago
+	}
+}
+
 // WatchDevices is what watch-devices takes.
 type WatchDevices struct {
 	Query string `query:"query" maxLength:"1024"`
