@@ -117,7 +117,8 @@ type Op struct {
 	Custom  string  // name of a custom operator
 	In      []int32 // tensors it takes besides the model's inputs
 	Options Table
-	Kind    uint8 // of the options
+	Kind    uint8   // of the options
+	Beside  []Table // subgraphs beside the main one
 }
 
 // Tensor is a tensor without data.
@@ -155,7 +156,7 @@ func TFLite(o Op, inputs int, tensors ...Table) []byte {
 	}
 	b, at := putTable(append(make([]byte, 4), "TFL3"...), Table{
 		0: uint32(3), 1: []Table{code}, 3: "a model for tests", 4: buffers,
-		2: []Table{{0: tensors, 1: in, 2: out, 3: []Table{operator}, 4: "main"}},
+		2: append([]Table{{0: tensors, 1: in, 2: out, 3: []Table{operator}, 4: "main"}}, o.Beside...),
 	})
 	binary.LittleEndian.PutUint32(b, uint32(at))
 	return b

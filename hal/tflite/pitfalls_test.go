@@ -255,6 +255,20 @@ func TestFallbackKeepsItsReason(t *testing.T) {
 	}
 }
 
+// TestDelegatedCountsAllSubgraphs loads a model like those that listen for a word:
+// a second subgraph, which XNNPACK leaves alone, sets up their state.
+func TestDelegatedCountsAllSubgraphs(t *testing.T) {
+	tensors := func() []haltest.Table {
+		return []haltest.Table{haltest.Tensor("x", haltest.Float32Type, 4), haltest.Tensor("y", haltest.Float32Type, 4), haltest.Tensor("z", haltest.Float32Type, 4)}
+	}
+	const addOptions = 11
+	o := load(t, haltest.TFLite(haltest.Op{Code: 0, Kind: addOptions, Options: haltest.Table{0: uint8(0)},
+		Beside: []haltest.Table{{0: tensors(), 1: []int32{0, 1}, 2: []int32{1}, 4: "init"}}}, 2, tensors()...)).Opened()
+	if o.Accelerator != hal.XNNPACK || o.Delegated != 1 || o.Ops != 1 {
+		t.Errorf("addition runs on %s, %d of %d ops, tried %+v; want 1 of 1 on xnnpack", o.Accelerator, o.Delegated, o.Ops, o.Tried)
+	}
+}
+
 // TestResetForgets runs a model that remembers its last three inputs.
 func TestResetForgets(t *testing.T) {
 	one := []byte{0, 0, 0x80, 0x3f} // 1 as a float32

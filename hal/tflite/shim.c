@@ -77,12 +77,12 @@ void covey_xnnpack_delete(void* delegate) {
   if (drop) drop(delegate);
 }
 
+// count is called once for each subgraph, and adds.
 static TfLiteStatus count(TfLiteContext* context, TfLiteDelegate* delegate) {
   covey_counter* c = delegate->data_;
   TfLiteIntArray* plan = NULL;
   if (context->GetExecutionPlan(context, &plan) != kTfLiteOk || !plan) return kTfLiteOk;
-  c->nodes = plan->size;
-  c->delegated = 0;
+  c->nodes = (c->nodes < 0 ? 0 : c->nodes) + plan->size;
   for (int i = 0; i < plan->size; i++) {
     TfLiteNode* node = NULL;
     TfLiteRegistration* r = NULL;

@@ -25,8 +25,8 @@ bool covey_tensor_shape(const void* tensor, covey_shape*);
 void* covey_xnnpack(int threads, unsigned flags, const char** why);
 void covey_xnnpack_delete(void* delegate);
 
-// A delegate that takes nothing and counts: the nodes of the execution plan and,
-// among them, those that are a delegate's.
+// A delegate that takes nothing and counts: the nodes of the execution plans of all
+// subgraphs (-1 before there is any) and, among them, those that are a delegate's.
 typedef struct {
   TfLiteDelegate delegate;
   int nodes, delegated;
