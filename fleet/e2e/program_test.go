@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,7 +64,8 @@ func start(t *testing.T, name string, env []string, argv ...string) *process {
 	p := &process{t: t, name: name, done: make(chan struct{}), changed: make(chan struct{})}
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// A session of its own tells what it started from everything else: see left.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -160,6 +162,23 @@ func (p *process) stop(limit time.Duration) error {
 		return fmt.Errorf("%s ended with %s", p.name, p.cmd.ProcessState)
 	}
 	return nil
+}
+
+// left are the processes that it started and that still run, by their commands.
+func (p *process) left() (commands []string) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		b, _ := os.ReadFile(path) // empty: it ended meanwhile
+		// pid (command) state parent group session …
+		_, rest, _ := strings.Cut(string(b), ") ")
+		f := strings.Fields(rest)
+		if len(f) < 4 || f[0] == "Z" || f[3] != strconv.Itoa(p.cmd.Process.Pid) {
+			continue
+		}
+		b, _ = os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		commands = append(commands, strings.ReplaceAll(string(b), "\x00", " "))
+	}
+	return commands
 }
 
 // run runs a command to its end and returns its standard output.

@@ -124,9 +124,14 @@ type rollout struct {
 // set asks for a release and waits for the end of its rollout.
 func (c *controller) set(query, pipeline, release string, limit time.Duration) rollout {
 	c.t.Helper()
-	r := ask[rollout](c, "set", query, pipeline+"="+release, "--yes")
-	until(c.t, limit, "rollout of "+release, func() error {
-		r = ask[rollout](c, "rollout", "show", r.ID)
+	return c.awaitEnd(ask[rollout](c, "set", query, pipeline+"="+release, "--yes").ID, limit)
+}
+
+// awaitEnd waits for the end of a rollout.
+func (c *controller) awaitEnd(id string, limit time.Duration) (r rollout) {
+	c.t.Helper()
+	until(c.t, limit, "end of rollout "+id, func() error {
+		r = ask[rollout](c, "rollout", "show", id)
 		if r.State == wire.RolloutRunning {
 			return fmt.Errorf("%+v", r.Executions)
 		}
@@ -199,12 +204,24 @@ const (
 // push pushes a model file as a release and returns its reference.
 func (c *controller) push(name, version, model, labels string) string {
 	c.t.Helper()
-	args := []string{"release", "push", filepath.Join(models(c.t), model), "--name", name, "--version", version}
+	c.pushFile(name, version, filepath.Join(models(c.t), model), labels)
+	return name + "@" + version
+}
+
+// pushed is a release as the controller tells of it.
+type pushed struct {
+	Digest wire.Digest
+	Name   string
+}
+
+// pushFile pushes any model file.
+func (c *controller) pushFile(name, version, path, labels string) pushed {
+	c.t.Helper()
+	args := []string{"release", "push", path, "--name", name, "--version", version}
 	if labels != "" {
 		args = append(args, "--labels", filepath.Join(models(c.t), labels))
 	}
-	c.covey(args...)
-	return name + "@" + version
+	return ask[pushed](c, args...)
 }
 
 // labelsOf are the labels of a result, sorted.

@@ -67,7 +67,7 @@ var arrows = []struct{ room, may string }{
 
 	// Programs under test, seen from outside.
 	{"fleet/sim", "agent fleet fleet/blob fleet/release fleet/link/... hal/haltest"},
-	{"fleet/e2e", "agent fleet fleet/blob/... fleet/release fleet/link/... hal/..."},
+	{"fleet/e2e", "agent fleet fleet/blob/... fleet/release fleet/link/... hal/... firmware"},
 
 	// The controller, from the ground up.
 	{"fleet/internal/store", ""},
