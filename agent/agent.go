@@ -61,9 +61,11 @@ type agent struct {
 	uplink   *uplink.Uplink
 	loop     *update.Loop
 	stations stations
+	changed  chan struct{} // 1: the reported document has something new
+
+	probed   chan struct{} // closed when what follows is known
 	devices  []wire.HelloDevice
 	runtimes map[string]string
-	changed  chan struct{} // 1: the reported document has something new
 
 	healthSeconds atomic.Int64 // what the fleet wants; 0: nothing
 	fault         atomic.Pointer[wire.Fault]
@@ -73,8 +75,7 @@ type agent struct {
 // no waiting can mend: a data folder that cannot be used, a link that is
 // configured wrongly.
 func Run(ctx context.Context, c Config) error {
-	a := &agent{Config: c, stations: stations{}, changed: make(chan struct{}, 1)}
-	a.probe(ctx)
+	a := &agent{Config: c, stations: stations{}, changed: make(chan struct{}, 1), probed: make(chan struct{})}
 	if err := a.build(); err != nil {
 		return err
 	}
@@ -89,9 +90,11 @@ func Run(ctx context.Context, c Config) error {
 	var links, rest sync.WaitGroup
 	var linkErr error
 	links.Go(func() {
+		<-a.probed // hello comes before everything else
 		linkErr = a.uplink.Run(linked)
 		cancel(linkErr) // before its time: nothing can work without it
 	})
+	rest.Go(func() { a.probe(ctx) })
 	for _, s := range a.stations {
 		rest.Go(func() { a.frames(ctx, s) })
 		if s.file.Model != "" {
@@ -136,7 +139,6 @@ func (a *agent) build() error {
 		Fetcher: fetcher{a.uplink}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
 		Changed: func() { poke(a.changed) },
 	})
-	a.uplink.SetHello(a.hello())
 	poke(a.changed)
 	return nil
 }

@@ -19,10 +19,12 @@ import (
 // probeTime is the longest that an engine may take to say what it can run on.
 const probeTime = 20 * time.Second
 
-// probe asks the engines what is here.
+// probe asks the engines what is here, and says hello with it. Frames need not
+// wait for that.
 func (a *agent) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
+	defer func() { close(a.probed); a.uplink.SetHello(a.hello()) }()
 	a.runtimes = map[string]string{}
 	for _, e := range a.Engines {
 		devices, diagnoses := e.Probe(ctx)
@@ -40,8 +42,9 @@ func (a *agent) probe(ctx context.Context) {
 	}
 }
 
-// board is what decides which variant of a release fits.
+// board is what decides which variant of a release fits. It waits for the engines.
 func (a *agent) board() release.Board {
+	<-a.probed
 	return release.Board{Arch: runtime.GOARCH, RAM: a.Board.RAM, Devices: a.devices}
 }
 
