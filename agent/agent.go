@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -157,6 +158,7 @@ func (a *agent) station(p PipelineFile, start string) *station {
 		Reopen:   s.reopen,
 		SID:      func() uint64 { return a.uplink.SID() },
 		IDPrefix: fmt.Sprintf("%s-%s-%s", a.Device, start, p.Name),
+		Serial:   runtime.NumCPU() == 1, // nothing to overlap on
 		Log:      log,
 	})
 	return s
