@@ -54,7 +54,7 @@ func localRecipe(p PipelineFile) (recipe, error) {
 	return r, nil
 }
 
-// loaded is an open, warm model with all that a pipeline needs of it. It is what
+// loaded is an open model with all that a pipeline needs of it. It is what
 // an update holds before it switches.
 type loaded struct {
 	pipeline.Model
@@ -84,9 +84,10 @@ type opener struct {
 	log     zerolog.Logger
 }
 
-// open opens a model beside whatever runs, and runs every buffer once, so that
-// its first frame is not its slowest. What the pipeline's configuration says wins
-// over what the release says.
+// open opens a model beside whatever runs. It is not warm: where another one runs
+// meanwhile, update.SelfTest runs it before it is put to work; where none does, the
+// first frame is the first run. What the pipeline's configuration says wins over
+// what the release says.
 func (o *opener) open(ctx context.Context, p PipelineFile, r recipe) (*loaded, error) {
 	file, err := modelfile.Open(r.model.Path)
 	if err != nil {
@@ -107,9 +108,6 @@ func (o *opener) open(ctx context.Context, p PipelineFile, r recipe) (*loaded, e
 		return nil, err
 	}
 	l, err := fit(session, file, p, r)
-	if err == nil {
-		err = warm(session)
-	}
 	if err != nil {
 		return nil, errors.Join(err, session.Close())
 	}
@@ -160,16 +158,6 @@ func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loade
 	}
 	ref := wire.ModelRef{Name: r.model.Name, Ver: r.version, SHA: wire.Digest(info.SHA256).Short()}
 	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, reason: reason}, nil
-}
-
-// warm runs every buffer once, on zeros.
-func warm(s hal.Session) error {
-	for buf := range s.Info().Buffers {
-		if _, err := s.Run(buf); err != nil {
-			return err
-		}
-	}
-	return s.Reset()
 }
 
 func (o *opener) say(name string, l *loaded, took time.Duration) {

@@ -36,8 +36,8 @@ type Filler interface {
 	Fill(dst []byte, f *hal.Frame) (vision.View, error)
 }
 
-// A Model is a session with how to feed and how to read it. The session is warm:
-// it has run at least once.
+// A Model is a session with how to feed and how to read it. Where it takes the
+// place of another it should be warm: its first run is slower than the others.
 type Model struct {
 	Session hal.Session
 	Filler  Filler
