@@ -11,8 +11,8 @@ import (
 
 // Bounds of what is kept and logged of a runner's stderr.
 const (
-	maxSaid  = 8 << 10 // bytes kept, the newest
-	maxLines = 200     // lines logged of one runner
+	maxSaid  = 64 << 10 // bytes kept, the newest: a Go crash says why first, then pages of stacks
+	maxLines = 200      // lines logged of one runner
 )
 
 // stderr takes what a runner says, logs it by lines and keeps the end of it. A
