@@ -11,6 +11,7 @@ import (
 
 	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/agent/internal/uplink"
+	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
@@ -125,11 +126,15 @@ func (a *agent) watch(ctx context.Context) {
 // A fetcher brings an update its blobs over the uplink.
 type fetcher struct{ *uplink.Uplink }
 
-// Fetch fetches a blob. That the controller does not give it is final.
+// Fetch fetches a blob. That the controller does not give it is final; that it
+// gives other bytes than were promised has a code, too.
 func (f fetcher) Fetch(ctx context.Context, sha wire.Digest, _ int64, p update.Partial) error {
 	err := f.Uplink.Fetch(ctx, sha, p)
 	if errors.Is(err, uplink.ErrGone) {
 		return &hal.Error{Code: hal.CodeFetch, Text: err.Error(), Err: err}
+	}
+	if errors.Is(err, blob.ErrBlock) {
+		return &hal.Error{Code: hal.CodeHash, Text: err.Error() + ": the controller's copy is broken, push the release again", Err: err}
 	}
 	return err
 }

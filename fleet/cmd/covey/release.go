@@ -20,6 +20,7 @@ import (
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal/modelfile"
 )
 
 func (a *app) release() *cobra.Command {
@@ -48,6 +49,9 @@ board until covey set.`,
 		if err != nil {
 			return usage("", "%s", err)
 		}
+		if err := readable(m, files); err != nil {
+			return usage("", "%s", err)
+		}
 		if labelFile != "" {
 			if err := addLabels(m, files, labelFile); err != nil {
 				return err
@@ -74,6 +78,20 @@ board until covey set.`,
 		return a.said(info, "pushed %s  %s  %s\n", info.Release, info.Digest.Short(), size(info.Size))
 	})
 	return c
+}
+
+// readable opens the models: a web page or half a file is noticed here, before it
+// is noticed on a thousand boards.
+func readable(m *release.Manifest, files map[wire.Digest]string) error {
+	for _, v := range m.Variants {
+		if v.Engine != "tflite" {
+			continue
+		}
+		if _, err := modelfile.Open(files[wire.Digest(v.File.SHA256)]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxLabels bounds a label file, bytes.

@@ -6,6 +6,7 @@ package apitest
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -235,7 +236,15 @@ func (d *Device) Report(pipeline string, w wire.DesiredRelease, state wire.ExecS
 	d.Say("reported", rep)
 }
 
-// Model writes a file that passes for a model as far as a controller looks.
+// tiny is the smallest of models: one tensor, one softmax, no weights.
+const tiny = "" +
+	"FgAAAFRGTDMOABQABAAIAAwAAAAQAA4AAAADAAAADAAAACkAAADGAAAAAQAAABAAAAAMAA0ABAAAAAUACQAMAAAAGQIAAAAZAAAA" +
+	"AQAAABAAAAAMABQABAAIAAwAEAAMAAAAEAAAAEMAAABHAAAASwAAAAEAAAAQAAAADAARAAQACAAJAA0ADAAAAA0AAAADAAAAABAA" +
+	"AAACAAAAAQAAAAMAAAABAAAAeAABAAAAAAAAAAEAAAAAAAAAAQAAAA4AAAAKABAABAAIAAwACgAAAAAAAAAIAAAADAAAAAEAAAAA" +
+	"AAAAAQAAAAAAAAABAAAACAAAAAQABAAEAAAA"
+
+// Model writes a file that passes for a model as far as a controller looks: a
+// tiny one, and something behind it up to size.
 func Model(t testing.TB, dir, name string, size int) string {
 	t.Helper()
 	b := make([]byte, size)
@@ -243,6 +252,9 @@ func Model(t testing.TB, dir, name string, size int) string {
 	for i := range b {
 		b[i] = sum[i%32] ^ byte(i>>8)
 	}
+	head, err := base64.StdEncoding.DecodeString(tiny)
+	check(t, err)
+	copy(b, head)
 	path := filepath.Join(dir, name)
 	check(t, os.WriteFile(path, b, 0o600))
 	return path
