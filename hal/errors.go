@@ -43,6 +43,7 @@ const (
 	CodeDiskRO       Code = "E_DISK_RO"       // file system is read-only
 	CodeDiskIO       Code = "E_DISK_IO"       // the disk gave an input/output error
 	CodeStateCorrupt Code = "E_STATE_CORRUPT" // state file broken; set aside
+	CodeStateLocked  Code = "E_STATE_LOCKED"  // another agent uses the data folder
 	CodeStateNewer   Code = "E_STATE_NEWER"   // state file of a later version
 	CodeFetch        Code = "E_FETCH"         // a file cannot be had from the controller
 	CodeQuarantined  Code = "E_QUARANTINED"   // failed here before, and attempt did not rise

@@ -10,9 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/hal"
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 )
@@ -55,11 +57,13 @@ func openFile(path string, check []string) (*file, error) {
 	_, err := os.Stat(path)
 	if err == nil {
 		if _, dirty := os.Stat(f.marker()); dirty == nil && len(check) > 0 {
-			if bad := runCheck(check, path); bad != nil {
+			switch runCheck(check, path) {
+			case checkedLocked:
+				return nil, locked(path)
+			case checkedBad:
 				if err := f.setAside(); err != nil {
 					return nil, err
 				}
-				_, err = os.Stat(path)
 			}
 		}
 	}
@@ -72,8 +76,10 @@ func openFile(path string, check []string) (*file, error) {
 		return nil, fmt.Errorf("outbox: %w", blob.Coded(err, path))
 	}
 	f.db, err = openDB(path)
-	if err != nil && !errors.Is(err, berrors.ErrTimeout) && f.aside == "" {
-		// What bbolt itself refuses needs no child.
+	var system syscall.Errno
+	if err != nil && !errors.Is(err, berrors.ErrTimeout) && !errors.As(err, &system) && f.aside == "" {
+		// What bbolt itself refuses needs no child. What the system refuses is no
+		// fault of the file.
 		if err := f.setAside(); err != nil {
 			return nil, err
 		}
@@ -83,10 +89,10 @@ func openFile(path string, check []string) (*file, error) {
 		f.db, err = openDB(path)
 	}
 	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("E_STATE_LOCKED: outbox %s is in use by another process: stop the other agent", path)
+		return nil, locked(path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open outbox %s: %w", path, err)
+		return nil, fmt.Errorf("open outbox %s: %w", path, blob.Coded(err, path))
 	}
 	return f, nil
 }
@@ -190,24 +196,57 @@ func (f *file) view(do func(*bolt.Tx) error) (err error) {
 	return f.db.View(do)
 }
 
-// runCheck looks at the file in a child process.
-func runCheck(command []string, path string) error {
+func locked(path string) error {
+	return &hal.Error{Code: hal.CodeStateLocked, Text: "outbox " + path + " is in use by another process: stop the other agent"}
+}
+
+// Exit statuses of the child that checks. Go itself ends a program that reads
+// what is not there with status 2.
+const (
+	checkedGood   = 0
+	checkedBad    = 1
+	checkedLocked = 3
+)
+
+// runCheck looks at the file in a child process, and returns how that ended. A
+// child that could not be started, or that somebody stopped, found nothing wrong.
+func runCheck(command []string, path string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), checkLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], append(command[1:len(command):len(command)], path)...)
 	cmd.WaitDelay = time.Second
-	return cmd.Run()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return checkedGood
+	case ctx.Err() != nil:
+		return checkedBad // a reader that finds no end
+	case !errors.As(err, &exit):
+		return checkedGood
+	}
+	switch how := exit.Sys().(syscall.WaitStatus); {
+	case how.Signaled() && how.Signal() != syscall.SIGBUS && how.Signal() != syscall.SIGSEGV:
+		return checkedGood
+	case how.ExitStatus() == checkedLocked:
+		return checkedLocked
+	}
+	return checkedBad
 }
 
 // CheckMain is the main of the child process that looks at an outbox file after
 // an unclean stop: it returns the exit status, 0 for a sound file, and writes what
 // is wrong to w. It may die instead.
 func CheckMain(path string, w io.Writer) int {
-	if err := check(path); err != nil {
-		fmt.Fprintf(w, "outbox %s: %v\n", path, err)
-		return 1
+	err := check(path)
+	switch {
+	case err == nil:
+		return checkedGood
+	case errors.Is(err, berrors.ErrTimeout):
+		return checkedLocked
 	}
-	return 0
+	fmt.Fprintf(w, "outbox %s: %v\n", path, err)
+	return checkedBad
 }
 
 func check(path string) (err error) {

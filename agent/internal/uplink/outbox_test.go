@@ -11,6 +11,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/link/mem"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
 	"github.com/rs/zerolog"
 )
 
@@ -352,9 +353,33 @@ func TestTwoAgents(t *testing.T) {
 	dir := t.TempDir()
 	u := open(t, Config{Dir: dir})
 	defer running(t, u)()
-	_, err := New(Config{Device: device, Dir: dir, Log: zerolog.Nop()})
-	if err == nil || !strings.Contains(err.Error(), "E_STATE_LOCKED") {
-		t.Errorf("second agent on one outbox: %v", err)
+	for _, check := range [][]string{nil, checkCommand()} {
+		_, err := New(Config{Device: device, Dir: dir, Check: check, Log: zerolog.Nop()})
+		if hal.CodeOf(err) != hal.CodeStateLocked {
+			t.Errorf("second agent on one outbox: %v", err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "outbox.db.corrupt-1")); err == nil {
+		t.Error("the outbox was taken away from the agent that uses it")
+	}
+}
+
+// A check that could not be made says nothing about the file.
+func TestCheckThatDoesNotRun(t *testing.T) {
+	dir := t.TempDir()
+	u := open(t, Config{Dir: dir})
+	if err := u.box.file.db.Close(); err != nil { // not a clean stop
+		t.Fatal(err)
+	}
+	for _, check := range [][]string{{filepath.Join(dir, "gone")}, {"/bin/sh", "-c", "kill -TERM $$"}} {
+		f, err := openFile(filepath.Join(dir, "outbox.db"), check)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.aside != "" {
+			t.Errorf("%v: a sound outbox was set aside", check)
+		}
+		f.db.Close()
 	}
 }
 
