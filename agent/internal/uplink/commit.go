@@ -17,6 +17,10 @@ import (
 // maxDrop bounds the records that one commit drops.
 const maxDrop = 10_000
 
+// clockSet is a year that has passed: a board whose clock says less has not set
+// it yet, and how old its records are nobody knows.
+const clockSet = 2025
+
 // A batch is what one commit writes.
 type batch struct {
 	puts     []put
@@ -307,7 +311,7 @@ func (b *batch) victims(tx *bolt.Tx, c class, limit caps) (vs []victim) {
 		}
 		reason := "bytes"
 		if left <= limit.bytes {
-			if b.now.Sub(rec.at) <= limit.age {
+			if b.now.Sub(rec.at) <= limit.age || rec.at.Year() < clockSet {
 				return vs
 			}
 			reason = "age"

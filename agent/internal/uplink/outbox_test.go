@@ -383,6 +383,23 @@ func TestCheckThatDoesNotRun(t *testing.T) {
 	}
 }
 
+// A board without a battery writes in 1970; its records are not old when the
+// clock is set.
+func TestClockIsSet(t *testing.T) {
+	o := newBox(t, filepath.Join(t.TempDir(), "o.db"), limits)
+	for i := range 2 * ringSlots { // the second half pushes the first out of memory
+		add(t, o, classResult, "a", "x")
+		if l := &o.logs[classResult]; i < ringSlots {
+			l.ring[(l.head-1)%ringSlots].at = time.Unix(30, 0)
+		}
+	}
+	o.commit(false)
+	if _, _, lost, _ := o.depth(); lost != 0 {
+		t.Errorf("%d records were lost to a jump of the clock", lost)
+	}
+	o.close()
+}
+
 func TestOutboxAgesOut(t *testing.T) {
 	short := limits
 	short[classResult].age = time.Millisecond
