@@ -74,3 +74,11 @@ func TestUnitIsHardened(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// A runner that the stop of the service kills looks like a model that crashes,
+// and one on probation would be taken back for it.
+func TestUnitStopsTheAgentAlone(t *testing.T) {
+	if !strings.Contains(AgentUnit, "\nKillMode=mixed\n") {
+		t.Error("a stop signals the runners, too")
+	}
+}
