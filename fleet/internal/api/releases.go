@@ -16,6 +16,7 @@ import (
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
 )
 
 // uploadPause is how long an upload may bring nothing before it is cut off.
@@ -89,9 +90,12 @@ func (a *API) receive(in *BlobRequest) (p *blob.Partial, release func(), err err
 	return p, release, err
 }
 
-func (a *API) checkBlob(_ context.Context, in *BlobRequest) (*body[v1.BlobState], error) {
+func (a *API) checkBlob(ctx context.Context, in *BlobRequest) (*body[v1.BlobState], error) {
 	if a.cfg.Blobs.Has(in.SHA) {
-		return ok(v1.BlobState{Here: true})
+		here, err := a.sound(ctx, in.SHA)
+		if here || err != nil {
+			return &body[v1.BlobState]{Body: v1.BlobState{Here: here}}, err
+		}
 	}
 	p, release, err := a.receive(in)
 	if err != nil {
@@ -100,6 +104,17 @@ func (a *API) checkBlob(_ context.Context, in *BlobRequest) (*body[v1.BlobState]
 	defer release()
 	defer p.Close()
 	return ok(v1.BlobState{From: first(p)})
+}
+
+// sound says whether a file is still what it was; one that rotted is deleted, so
+// that pushing it again mends it.
+func (a *API) sound(ctx context.Context, sha wire.Digest) (bool, error) {
+	err := a.cfg.Blobs.Verify(ctx, sha)
+	if hal.CodeOf(err) != hal.CodeHashAtRest {
+		return err == nil, err
+	}
+	a.cfg.Log.Error().Err(err).Str("blob", string(sha)).Msg("file rotted on the controller's disk; it is sent again")
+	return false, a.cfg.Blobs.Delete(sha)
 }
 
 // first is the first block that is missing; one behind the end when none is.
