@@ -151,8 +151,8 @@ func (m *mortal) die(r wish, d doom) *process {
 		m.t.Fatalf("%s %s: the agent ended with %s\n%s", d.When, d.State, dead.cmd.ProcessState, dead.tail(20))
 	}
 	until(m.t, 5*time.Second, "runners of the dead agent end", func() error {
-		if left := dead.left(); len(left) > 0 {
-			return fmt.Errorf("%q still run", left)
+		if left := dead.session(); len(left) > 0 {
+			return fmt.Errorf("%v still run", left)
 		}
 		return nil
 	})
@@ -211,8 +211,8 @@ func (m *mortal) mustEnd(r wish, what string) {
 	if err := m.stop(10 * time.Second); err != nil {
 		m.t.Errorf("killed at %s: %v", what, err)
 	}
-	if left := m.left(); len(left) > 0 {
-		m.t.Errorf("killed at %s: %q still run", what, left)
+	if left := m.session(); len(left) > 0 {
+		m.t.Errorf("killed at %s: %v still run", what, left)
 	}
 }
 

@@ -64,7 +64,7 @@ func start(t *testing.T, name string, env []string, argv ...string) *process {
 	p := &process{t: t, name: name, done: make(chan struct{}), changed: make(chan struct{})}
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Env = append(os.Environ(), env...)
-	// A session of its own tells what it started from everything else: see left.
+	// A session of its own tells what it started from everything else: see session.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -164,21 +164,47 @@ func (p *process) stop(limit time.Duration) error {
 	return nil
 }
 
-// left are the processes that it started and that still run, by their commands.
-func (p *process) left() (commands []string) {
+// count is how many lines with text were printed so far.
+func (p *process) count(text string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.lines {
+		if strings.Contains(l, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// session is the processes that it started and that still run: pid → command.
+func (p *process) session() map[int]string {
+	all := map[int]string{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
 		b, _ := os.ReadFile(path) // empty: it ended meanwhile
 		// pid (command) state parent group session …
 		_, rest, _ := strings.Cut(string(b), ") ")
 		f := strings.Fields(rest)
-		if len(f) < 4 || f[0] == "Z" || f[3] != strconv.Itoa(p.cmd.Process.Pid) {
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if len(f) < 4 || f[0] == "Z" || f[3] != strconv.Itoa(p.cmd.Process.Pid) || pid == p.cmd.Process.Pid {
 			continue
 		}
 		b, _ = os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
-		commands = append(commands, strings.ReplaceAll(string(b), "\x00", " "))
+		all[pid] = strings.TrimRight(strings.ReplaceAll(string(b), "\x00", " "), " ")
 	}
-	return commands
+	return all
+}
+
+// signalRunners sends a signal to every runner that it started, and returns how
+// many there were.
+func (p *process) signalRunners(s syscall.Signal) (n int) {
+	for pid, command := range p.session() {
+		if strings.HasSuffix(command, "covey-runner-tflite") {
+			syscall.Kill(pid, s)
+			n++
+		}
+	}
+	return n
 }
 
 // run runs a command to its end and returns its standard output.
