@@ -157,7 +157,7 @@ type renewal struct {
 
 // tls is the configuration of the next connection.
 func (r *renewal) tls() *tls.Config {
-	c, err := r.id.Load().TLS(time.Time{})
+	c, err := r.id.Load().TLS()
 	if err != nil { // it was good when it was loaded
 		r.log.Error().Err(err).Msg("identity")
 		return nil
@@ -167,16 +167,17 @@ func (r *renewal) tls() *tls.Config {
 
 // run renews at two thirds of the certificate's life, give or take, until ctx ends.
 func (r *renewal) run(ctx context.Context) {
-	const retry = time.Hour
+	const look = time.Hour // a timer until then would not see the clock being set
 	for {
-		wait := time.Until(r.id.Load().RenewAt())
-		wait = max(wait, 0) + rand.N(retry)
-		t := time.NewTimer(wait)
+		t := time.NewTimer(rand.N(look))
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
 			return
+		}
+		if time.Now().Before(r.id.Load().RenewAt()) {
+			continue
 		}
 		next, err := r.id.Load().Renew(ctx)
 		if err == nil {

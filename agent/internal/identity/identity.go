@@ -44,7 +44,7 @@ func Parse(b []byte) (*Identity, error) {
 	}
 	var i Identity
 	if err := json.Unmarshal(b, &i); err != nil {
-		return nil, fmt.Errorf("read identity: %w", err)
+		return nil, fmt.Errorf("identity is damaged: %w; join again with `covey-agent join`", err)
 	}
 	if _, err := i.certificate(); err != nil {
 		return nil, err
@@ -85,9 +85,9 @@ func (i *Identity) RenewAt() time.Time {
 }
 
 // TLS is a fresh client configuration: this certificate, that CA and no other.
-// floor is a time the clock cannot honestly be before (a Pi wakes up in 1970);
-// the zero time means none.
-func (i *Identity) TLS(floor time.Time) (*tls.Config, error) {
+// A clock that is before the certificate was made, as a Pi's that wakes up in
+// 1970, does not count.
+func (i *Identity) TLS() (*tls.Config, error) {
 	c, err := i.certificate()
 	if err != nil {
 		return nil, err
@@ -101,10 +101,10 @@ func (i *Identity) TLS(floor time.Time) (*tls.Config, error) {
 		Certificates: []tls.Certificate{c},
 		RootCAs:      roots,
 		Time: func() time.Time {
-			if now := time.Now(); now.After(floor) {
+			if now := time.Now(); now.After(c.Leaf.NotBefore) {
 				return now
 			}
-			return floor
+			return c.Leaf.NotBefore
 		},
 	}, nil
 }
@@ -133,7 +133,7 @@ func Join(ctx context.Context, t wire.JoinToken, id wire.DeviceID) (*Identity, e
 
 // Renew asks for a new certificate, for a new key, with the present one as proof.
 func (i *Identity) Renew(ctx context.Context) (*Identity, error) {
-	conf, err := i.TLS(time.Time{})
+	conf, err := i.TLS()
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/covey-edge/covey/fleet/wire"
@@ -118,6 +119,23 @@ func (c *controller) serve(w http.ResponseWriter, r *http.Request) {
 func (c *controller) token(secret string) wire.JoinToken {
 	sum := sha256.Sum256(c.ca.Raw)
 	return wire.JoinToken{URL: c.URL, CA: hex.EncodeToString(sum[:]), Secret: secret}
+}
+
+// A board without a battery wakes up in the past, and connects all the same.
+func TestClockIsNotSet(t *testing.T) {
+	id, err := Join(t.Context(), newController(t).token("s3cret"), "pi-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) { // it is the year 2000 in there
+		conf, err := id.TLS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if from, until := id.Validity(); conf.Time().Before(from) || conf.Time().After(until) {
+			t.Errorf("certificates are looked at as of %v, ours is of %v", conf.Time(), from)
+		}
+	})
 }
 
 func TestJoinStoreRenew(t *testing.T) {
