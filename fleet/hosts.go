@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 )
 
 // hosts are the names and addresses of this machine, for its certificate and for
@@ -19,10 +20,17 @@ func hosts() (list []string) {
 			}
 		}
 	}
-	if name, err := os.Hostname(); err == nil && name != "" {
+	if name, err := os.Hostname(); err == nil && validHost(name) {
 		list = append(list, name, name+".local")
 	}
 	return append(list, "localhost")
+}
+
+// validHost says whether h can stand in a certificate and in a URL. What is
+// neither would be found out at the first handshake, by the other side.
+func validHost(h string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
+	return net.ParseIP(h) != nil || h != "" && len(h) <= 253 && strings.Trim(h, letters) == ""
 }
 
 // at is host with the port of an address, or the address itself where it is

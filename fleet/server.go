@@ -24,6 +24,7 @@ import (
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/internal/store"
+	"github.com/covey-edge/covey/fleet/wire"
 )
 
 // Config of a Server.
@@ -38,7 +39,8 @@ type Config struct {
 	Log     zerolog.Logger
 
 	// Check examines the database after an unclean stop, in a process of its own:
-	// a damaged file can end the one that reads it. Nil: it is not examined.
+	// a damaged file can end the one that reads it. ErrInUse says that it could not
+	// look, because another controller has the file. Nil: it is not examined.
 	Check func(ctx context.Context, path string) error
 }
 
@@ -52,6 +54,9 @@ type Endpoints struct {
 	Token string `json:"token"`           // file with the admin's token, made at the first start
 	PID   int    `json:"pid"`
 }
+
+// ErrInUse says that another controller runs with the same data folder.
+var ErrInUse = store.ErrInUse
 
 // Files in the data folder.
 const (
@@ -86,6 +91,14 @@ type Server struct {
 func New(ctx context.Context, cfg Config) (s *Server, err error) {
 	if cfg.Root == "" {
 		cfg.Root = "covey"
+	}
+	if !wire.ValidID(cfg.Root) {
+		return nil, fmt.Errorf("--root %q: use [a-z0-9-]{1,32}", cfg.Root)
+	}
+	for _, h := range cfg.Hosts {
+		if !validHost(h) {
+			return nil, fmt.Errorf("--host %q: use a name or an address without a port, as in fleet.example.org", h)
+		}
 	}
 	if len(cfg.Hosts) == 0 {
 		cfg.Hosts = hosts()
@@ -129,18 +142,29 @@ func (s *Server) openStore(ctx context.Context) error {
 	if err == nil && s.cfg.Check != nil {
 		start := time.Now()
 		if err := s.cfg.Check(ctx, s.path(fileStore)); err != nil {
-			return fmt.Errorf("the database was damaged while the controller was not stopped cleanly: %w; put a backup of %s in its place, or move it away and let all devices join again", err, s.path(fileStore))
+			return s.unusable(err)
 		}
 		s.cfg.Log.Info().Dur("took", time.Since(start)).Msg("was not stopped cleanly; the database is sound")
 	}
 	if s.db, err = store.Open(s.path(fileStore)); err != nil {
-		return err
+		return s.unusable(err)
 	}
 	// Only now: the lock on the database says that no other controller runs here.
 	if err := s.fs.Remove(s.path(fileEndpoints)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return blob.WriteFile(s.fs, s.path(fileRunning), nil)
+}
+
+// unusable says what to do about a database that cannot be opened.
+func (s *Server) unusable(err error) error {
+	switch {
+	case errors.Is(err, ErrInUse):
+		return fmt.Errorf("%w; stop the other controller, or choose another --data", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; run as the user that owns %s, or choose another --data", err, s.cfg.Data)
+	}
+	return fmt.Errorf("the database cannot be read: %w; put a backup of %s in its place, or move it away and let all devices join again", err, s.path(fileStore))
 }
 
 // openRooms opens each room with those that it needs.

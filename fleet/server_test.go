@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -280,7 +281,8 @@ func TestStartAndStop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fleet.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "in use") {
+	cfg.Check = func(_ context.Context, path string) error { return fleet.CheckStore(path) }
+	if _, err := fleet.New(t.Context(), cfg); !errors.Is(err, fleet.ErrInUse) || strings.Contains(err.Error(), "backup") {
 		t.Errorf("a second one in the same folder: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -320,6 +322,30 @@ func TestStartAndStop(t *testing.T) {
 	}
 }
 
+// TestNonsenseInFlags: what would only show when the first device connects, and a
+// database that has lost everything, are refused at the start.
+func TestNonsenseInFlags(t *testing.T) {
+	for want, cfg := range map[string]fleet.Config{
+		"--root": {Root: "a/#"},
+		"--host": {Hosts: []string{"fleet.example:8443"}},
+		"empty":  {},
+	} {
+		cfg.Data, cfg.Listen, cfg.MQTT, cfg.Log = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", zerolog.Nop()
+		if want == "empty" {
+			if err := os.WriteFile(filepath.Join(cfg.Data, "fleet.db"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := fleet.New(t.Context(), cfg)
+		if err == nil {
+			s.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
 // TestDamaged: a damaged database is not used after an unclean stop.
 func TestDamaged(t *testing.T) {
 	c := startController(t)
@@ -338,7 +364,7 @@ func TestDamaged(t *testing.T) {
 		Check: func(_ context.Context, path string) error { return fleet.CheckStore(path) }}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	if err := fleet.Run(ctx, cfg); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if err := fleet.Run(ctx, cfg); err == nil || !strings.Contains(err.Error(), "backup") {
 		t.Errorf("started: %v", err)
 	}
 }

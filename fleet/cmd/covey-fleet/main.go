@@ -4,12 +4,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/covey-edge/covey/fleet"
 )
 
 // version is set by the linker.
@@ -17,7 +20,10 @@ var version = "dev"
 
 func main() { os.Exit(run()) }
 
-// run returns the exit code: 0, or 1 after an error, which is printed.
+// exitInUse is how check tells that it could not look from that it saw damage.
+const exitInUse = 3
+
+// run returns the exit code: 0, or 1 after an error, which is printed, or exitInUse.
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -30,6 +36,9 @@ func run() int {
 	root.AddCommand(serveCommand(), checkCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "covey-fleet:", err)
+		if errors.Is(err, fleet.ErrInUse) {
+			return exitInUse
+		}
 		return 1
 	}
 	return 0

@@ -25,6 +25,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrCorrupt says that a value's checksum is wrong: the file has rotted.
 	ErrCorrupt = errors.New("stored value is damaged")
+	// ErrInUse says that another process has the file open.
+	ErrInUse = errors.New("in use by another process")
 	// ErrStop returned by the function of Each ends the walk without an error.
 	ErrStop = errors.New("stop")
 )
@@ -42,12 +44,16 @@ type Store struct {
 type Tx struct{ tx *bolt.Tx }
 
 // Open opens the file, or creates it so that a power cut leaves either none or a
-// whole one. A second process that opens it gets an error after a second.
+// whole one. A second process that opens it gets ErrInUse after a second. An empty file is damage.
 func Open(path string) (*Store, error) {
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := create(path); err != nil {
-			return nil, err
-		}
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = create(path)
+	} else if err == nil && fi.Size() == 0 { // bbolt would begin anew, as if nothing had ever been here
+		err = fmt.Errorf("open %s: the file is empty", path)
+	}
+	if err != nil {
+		return nil, err
 	}
 	db, err := open(path)
 	if err != nil {
@@ -59,7 +65,7 @@ func Open(path string) (*Store, error) {
 func open(path string) (*bolt.DB, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
 	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("open %s: in use by another process; stop the other controller, or choose another --data", path)
+		return nil, fmt.Errorf("open %s: %w", path, ErrInUse)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
