@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -228,6 +229,28 @@ func TestCloseEndsADeafRunner(t *testing.T) {
 	}
 	if err := unix.Kill(pid, 0); err != unix.ESRCH {
 		t.Errorf("runner %d is still there: %v", pid, err)
+	}
+}
+
+// An agent that has to end does not wait for runs that take their time.
+func TestKill(t *testing.T) {
+	e := bad(t, "hang-run")
+	s, err := e.Open(t.Context(), someModel(t), hal.Options{Deadline: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ran := make(chan error, 1)
+	go func() { _, err := s.Run(0); ran <- err }()
+	for s.(*session).runner.doing() != "run" {
+		runtime.Gosched()
+	}
+	e.Kill()
+	if err := <-ran; !errors.Is(err, hal.ErrLost) || hal.CodeOf(err) != hal.CodeEngine {
+		t.Errorf("run of a killed runner: %v", err)
+	}
+	if _, err := e.Open(t.Context(), someModel(t), hal.Options{}); err == nil {
+		t.Error("another runner was started")
 	}
 }
 

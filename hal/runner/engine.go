@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -40,8 +41,10 @@ const (
 type Engine struct {
 	config Config
 
-	mu     sync.Mutex
-	starts backoff // of runners that died before they said hello
+	mu     sync.Mutex // guards all below
+	starts backoff    // of runners that died before they said hello
+	alive  map[*process]bool
+	killed bool
 }
 
 // New makes an engine. It starts nothing.
@@ -49,7 +52,33 @@ func New(c Config) *Engine {
 	if c.MemoryLimit <= 0 {
 		c.MemoryLimit = defaultMemory
 	}
-	return &Engine{config: c}
+	return &Engine{config: c, alive: map[*process]bool{}}
+}
+
+// Kill ends all runners at once, and the runs in them; no other is started. It is
+// for a program that has to end now. Sessions are closed as ever.
+func (e *Engine) Kill() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.killed = true
+	for p := range e.alive {
+		p.kill(e.stopped())
+	}
+}
+
+func (e *Engine) stopped() *hal.Error {
+	return &hal.Error{Code: hal.CodeEngine, Text: "runner " + e.config.Name + " was killed: the agent has to end"}
+}
+
+// keep remembers a process for Kill, and forgets those that ended.
+func (e *Engine) keep(p *process) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.alive, func(p *process, _ bool) bool { return p.over() })
+	e.alive[p] = true
+	if e.killed {
+		p.kill(e.stopped())
+	}
 }
 
 // Name is the engine's name.
@@ -143,6 +172,7 @@ func (e *Engine) start(ctx context.Context, memory int64) (*process, error) {
 	}
 	p, err := startProcess(e.config, memory)
 	if err == nil {
+		e.keep(p)
 		if err = p.hello(ctx); err != nil {
 			p.close()
 		}

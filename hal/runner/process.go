@@ -281,15 +281,23 @@ func lineWith(said string, signs ...string) string {
 func (p *process) kill(cause *hal.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-p.ended:
+	if p.over() {
 		return
-	default:
 	}
 	if p.cause == nil {
 		p.cause = cause
 	}
 	_ = p.cmd.Process.Kill()
+}
+
+// over says whether the process has ended.
+func (p *process) over() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // close ends the runner and waits for its end. It has to be called once the

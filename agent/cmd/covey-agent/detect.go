@@ -71,6 +71,7 @@ func detect(cmd *cobra.Command, f detectFlags, pictures []string) error {
 	if err != nil {
 		return err
 	}
+	hurry(cmd.Context(), all)
 	f.pipeline.Name, f.pipeline.Accelerator = "detect", hal.Accelerator(f.accelerator)
 	d, err := agent.NewDetector(cmd.Context(), all, f.pipeline, log)
 	if err != nil {

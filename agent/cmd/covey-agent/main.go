@@ -87,6 +87,21 @@ func configFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVarP(to, "config", "c", path, "configuration file")
 }
 
+// killAfter is how long runs may still take once the agent has to end.
+const killAfter = 4 * time.Second
+
+// hurry sees to it that an agent that has to end is not kept by its engines.
+func hurry(ctx context.Context, engines []hal.Engine) {
+	context.AfterFunc(ctx, func() {
+		time.Sleep(killAfter)
+		for _, e := range engines {
+			if k, ok := e.(interface{ Kill() }); ok {
+				k.Kill()
+			}
+		}
+	})
+}
+
 // engines is the list of all engines there are. Their programs stand beside this one.
 func engines(log zerolog.Logger) ([]hal.Engine, error) {
 	self, err := os.Executable()

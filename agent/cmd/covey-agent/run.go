@@ -49,6 +49,7 @@ func serve(ctx context.Context, config string) error {
 	if err != nil {
 		return err
 	}
+	hurry(ctx, c.Engines)
 	ctx, cancel := context.WithCancel(ctx)
 	var renewing sync.WaitGroup
 	if renew != nil {
