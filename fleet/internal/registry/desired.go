@@ -53,6 +53,11 @@ func (r *Registry) UpdateDesired(tx *store.Tx, id wire.DeviceID, fn func(*wire.D
 		return none, err
 	}
 	doc.Rev = max(doc.Rev, last) + 1
+	// And after the database was restored from a backup: its agent refuses what is
+	// older than it has.
+	if rep := dev.Reported; rep != nil && rep.Rev >= doc.Rev && rep.Rev < maxRev {
+		doc.Rev = rep.Rev + 1
+	}
 	if err := fn(&doc); err != nil {
 		return none, fmt.Errorf("desired of %q: %w", id, err)
 	}
@@ -77,6 +82,9 @@ func (r *Registry) ChangeDesired(id wire.DeviceID, fn func(*wire.DesiredSigned) 
 	return doc, err
 }
 
+// maxRev is higher than any revision that ever was.
+const maxRev = 1 << 53
+
 // bucketRev holds the last revision of a device for good: id → uint64.
 const bucketRev = "reg.rev"
 
@@ -88,6 +96,9 @@ func (r *Registry) putDesired(tx *store.Tx, id wire.DeviceID, signed wire.Desire
 	}
 	if len(body) > wire.MaxDesired {
 		return fmt.Errorf("%w: %d bytes, at most %d", ErrInvalid, len(body), wire.MaxDesired)
+	}
+	if err := doc.Validate(); err != nil { // its device would refuse all of it
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	for pipeline, rel := range signed.Pipelines {
 		if rel.Execution == "" {

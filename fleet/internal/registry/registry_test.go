@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -305,7 +306,7 @@ func TestDesired(t *testing.T) {
 	r.join(t, "pi")
 	set := func(execution string) error {
 		_, err := r.ChangeDesired("pi", func(d *wire.DesiredSigned) error {
-			d.Pipelines["cam"] = wire.DesiredRelease{Release: wire.Digest(strings.Repeat("a", 64)), Execution: execution, Mode: wire.ModeActivate}
+			d.Pipelines["cam"] = wire.DesiredRelease{Release: wire.Digest(strings.Repeat("a", 64)), Length: 1, Name: "m", Version: "1.0.0", Execution: execution, Mode: wire.ModeActivate}
 			return nil
 		})
 		return err
@@ -393,6 +394,42 @@ func (r *rig) blob(t *testing.T, b []byte) wire.Digest {
 	return sha
 }
 
+// A device knows revisions that the controller has lost, since its database was
+// restored from a backup: the next one goes on from there, or it would be refused.
+func TestRevisionsGoOnAfterARestore(t *testing.T) {
+	r := start(t)
+	r.join(t, "pi")
+	report := func(rev uint64) {
+		t.Helper()
+		b, err := json.Marshal(wire.Reported{V: 1, Rev: rev, SID: 1, TS: time.Now(), Pipelines: map[string]wire.ReportedPipeline{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Handle("pi", "reported", b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func() uint64 {
+		t.Helper()
+		d, err := r.ChangeDesired("pi", func(d *wire.DesiredSigned) error { d.Config.Results = []string{"*"}; return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Rev
+	}
+	if got := ask(); got != 1 {
+		t.Errorf("first revision %d", got)
+	}
+	report(41)
+	if got := ask(); got != 42 {
+		t.Errorf("revision %d after one that the device has, 41", got)
+	}
+	report(math.MaxUint64) // nonsense: revisions cannot go on from there
+	if got := ask(); got != 43 {
+		t.Errorf("revision %d after nonsense, want 43", got)
+	}
+}
+
 func TestBlocks(t *testing.T) {
 	r := start(t)
 	r.join(t, "pi")
@@ -408,7 +445,7 @@ func TestBlocks(t *testing.T) {
 	}
 	digest := r.blob(t, text)
 	_, err = r.ChangeDesired("pi", func(d *wire.DesiredSigned) error {
-		d.Pipelines["cam"] = wire.DesiredRelease{Release: digest, Length: int64(len(text)), Execution: "ex-1", Mode: wire.ModeActivate}
+		d.Pipelines["cam"] = wire.DesiredRelease{Release: digest, Length: int64(len(text)), Name: "m", Version: "1.0.0", Execution: "ex-1", Mode: wire.ModeActivate}
 		return nil
 	})
 	if err != nil {

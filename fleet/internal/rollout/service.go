@@ -75,18 +75,27 @@ func Open(db *store.Store, reg *registry.Registry, log zerolog.Logger) (*Service
 		db: db, reg: reg, log: log, wake: make(chan struct{}, 1),
 		live: map[string]*group{}, of: map[wire.DeviceID][]*group{}, changed: make(chan struct{}),
 	}
+	var live []*group
 	err := db.View(func(tx *store.Tx) error {
 		return store.Each(tx, bucketRollout, "", func(_ string, r Rollout) error {
 			if !r.Ended.IsZero() {
 				return nil
 			}
 			xs, err := executions(tx, r.ID)
-			if err == nil {
-				s.add(newGroup(r, xs))
-			}
+			live = append(live, newGroup(r, xs))
 			return err
 		})
 	})
+	// A crash may have come between a rollout and what it supersedes.
+	slices.SortFunc(live, func(a, b *group) int { return a.r.Created.Compare(b.r.Created) })
+	var old []Execution
+	for _, g := range live {
+		old = append(old, s.supersede(g)...)
+		s.add(g)
+	}
+	if err == nil {
+		err = s.put(old)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open rollouts: %w", err)
 	}
@@ -178,8 +187,17 @@ func putExec(tx *store.Tx, x Execution) error {
 
 // begin makes a stored rollout live and supersedes what it replaces.
 func (s *Service) begin(g *group) error {
-	var old []Execution
 	s.mu.Lock()
+	old := s.supersede(g)
+	s.add(g)
+	s.tell()
+	s.mu.Unlock()
+	return s.put(old)
+}
+
+// supersede ends the executions that a rollout which is not live yet replaces, in
+// memory, and returns them. The caller holds mu, or nobody else knows s.
+func (s *Service) supersede(g *group) (old []Execution) {
 	for _, x := range g.xs {
 		if x.State.Terminal() {
 			continue
@@ -192,14 +210,16 @@ func (s *Service) begin(g *group) error {
 			}
 		}
 	}
-	s.add(g)
-	s.tell()
-	s.mu.Unlock()
-	if len(old) == 0 {
+	return old
+}
+
+// put stores executions as they are.
+func (s *Service) put(xs []Execution) error {
+	if len(xs) == 0 {
 		return nil
 	}
 	return s.db.Update(func(tx *store.Tx) error {
-		for _, x := range old {
+		for _, x := range xs {
 			if err := putExec(tx, x); err != nil {
 				return err
 			}
@@ -527,8 +547,11 @@ func (s *Service) make(tx *store.Tx, kind MoveKind, r Rollout, x Execution) (Exe
 			return nil
 		})
 		x.Rev = d.Rev
-		if errors.Is(err, registry.ErrNotFound) {
+		switch {
+		case errors.Is(err, registry.ErrNotFound):
 			return Revoked(x), nil
+		case errors.Is(err, registry.ErrInvalid): // the others of the commit shall not wait for this one
+			return reject(x, CodeDesired, err.Error()), nil
 		}
 		return x, err
 	case Undo:

@@ -233,6 +233,55 @@ func TestTheNewestSupersedes(t *testing.T) {
 	}
 }
 
+// A crash after a rollout was stored, and before what it replaces was, must not
+// leave two that ask for different releases.
+func TestACrashWhileSuperseding(t *testing.T) {
+	c := start(t)
+	targets := c.devices(1)
+	old, err := c.s.Start(release(1), "cam", "all", "ada", targets)
+	c.check(err)
+	_, before, err := c.s.Get(old.ID)
+	c.check(err)
+	fresh, err := c.s.Start(release(2), "cam", "all", "bob", targets)
+	c.check(err)
+	c.check(c.db.Update(func(tx *store.Tx) error {
+		return store.Put(tx, "rollout.exec", old.ID+"/pi-0", before[0])
+	}))
+	for range 2 { // what the first start made of it is on the disk
+		c.close()
+		c.open()
+	}
+	if _, xs, err := c.s.Get(old.ID); err != nil || xs[0].State != wire.Superseded {
+		t.Errorf("older rollout: %+v, %v", xs, err)
+	}
+	c.run()
+	c.until(old.ID, "over", over)
+	c.until(fresh.ID, "ordered", ordered)
+	if w := c.wish("pi-0"); w.Release != release(2).Digest {
+		t.Errorf("desired %+v", w)
+	}
+}
+
+// A device whose document cannot take another wish holds nobody up.
+func TestAFullDocumentHoldsNobodyUp(t *testing.T) {
+	c := start(t)
+	targets := c.devices(2)
+	_, err := c.reg.ChangeDesired("pi-0", func(d *wire.DesiredSigned) error {
+		for i := range wire.MaxPipelines {
+			d.Pipelines[fmt.Sprintf("p-%d", i)] = wire.DesiredRelease{Release: release(1).Digest, Length: 1, Name: "m", Version: "1.0.0", Execution: "ex-1", Attempt: 1, Mode: wire.ModeActivate}
+		}
+		return nil
+	})
+	c.check(err)
+	c.run()
+	r, err := c.s.Start(release(1), "cam", "all", "ada", targets)
+	c.check(err)
+	_, xs := c.until(r.ID, "ordered", func(_ rollout.Rollout, xs []rollout.Execution) bool { return xs[1].Rev > 0 })
+	if xs[0].State != wire.Rejected || xs[0].Fault == nil || xs[0].Fault.Code != rollout.CodeDesired {
+		t.Errorf("full one: %+v", xs[0])
+	}
+}
+
 func TestAbortGoesBackToWhatRan(t *testing.T) {
 	c := start(t)
 	targets := c.devices(3)
