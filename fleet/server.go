@@ -266,6 +266,7 @@ func (s *Server) serve(ctx context.Context) error {
 		Handler:           s.api,
 		TLSConfig:         s.auth.ServerTLS(),
 		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute, // uploads and streams set their own, and answers theirs
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          quiet(),

@@ -170,7 +170,7 @@ func principal(ctx context.Context) auth.Principal {
 // operation that forgets to say its access is closed, not open.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	sw := &statusWriter{ResponseWriter: w}
+	sw := newStatusWriter(w)
 	defer func() {
 		if v := recover(); v != nil {
 			a.cfg.Log.Error().Interface("panic", v).Str("method", r.Method).Str("path", r.URL.Path).Msg("request failed")
@@ -193,6 +193,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r = r.WithContext(context.WithValue(r.Context(), principalKey{}, p))
 	}
 	if strings.HasPrefix(r.URL.Path, "/v1/watch/") {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // or HTTP/1 ends the stream with it
 		a.mux.ServeHTTP(stream{sw}, r)
 		return
 	}
@@ -216,23 +217,44 @@ func bearerOf(header string) (token string, ok bool) {
 	return strings.TrimSpace(token), ok && strings.EqualFold(scheme, "bearer") && strings.TrimSpace(token) != ""
 }
 
-// A statusWriter remembers the status.
+// answerLimit is how long a client may take to read an answer, from its first
+// byte on. Streams have limits of their own.
+const answerLimit = time.Minute
+
+// A statusWriter remembers the status, and gives an answer its time.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
 }
 
-func (w *statusWriter) WriteHeader(status int) {
+// newStatusWriter takes away the limit of the answer before on this connection. A
+// request may take long (an upload); the answer's time begins when it does.
+func newStatusWriter(w http.ResponseWriter) *statusWriter {
+	sw := &statusWriter{ResponseWriter: w}
+	sw.limit(time.Time{})
+	return sw
+}
+
+// limit sets the time by which all must be written. Not every writer has one; then
+// the server's own counts.
+func (w *statusWriter) limit(t time.Time) {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(t)
+}
+
+func (w *statusWriter) begin(status int) {
 	if w.status == 0 {
 		w.status = status
+		w.limit(time.Now().Add(answerLimit))
 	}
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	w.begin(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *statusWriter) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.begin(http.StatusOK)
 	return w.ResponseWriter.Write(b)
 }
 
