@@ -152,7 +152,7 @@ func (a *agent) station(p PipelineFile, start string) *station {
 	log := a.Log.With().Str("pipeline", p.Name).Logger()
 	s.pipe = pipeline.New(pipeline.Config{
 		Name:     p.Name,
-		Source:   &steady{open: func() (hal.Source, error) { return a.Source(p.Source) }, live: p.Source.Live, log: log, trouble: &s.trouble},
+		Source:   &steady{open: func() (hal.Source, error) { return a.Source(p.Source) }, live: p.Source.Live, log: log, trouble: &s.noFrames},
 		Publish:  func(r *wire.Result) error { return offered(a.uplink.Offer(p.Name, r)) },
 		Room:     func() <-chan struct{} { return a.uplink.Room() },
 		Reopen:   s.reopen,
@@ -188,11 +188,11 @@ func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 
 // desire takes in a desired document. What is wrong with it the loop reports.
 func (a *agent) desire(d *wire.Desired) {
-	a.healthSeconds.Store(int64(d.Signed.Config.HealthSeconds))
 	if err := a.loop.Desire(*d); err != nil {
 		a.Log.Warn().Err(err).Uint64("rev", d.Signed.Rev).Msg("desired document refused")
 		return
 	}
+	a.healthSeconds.Store(int64(d.Signed.Config.HealthSeconds))
 	a.Log.Info().Uint64("rev", d.Signed.Rev).Msg("desired document taken in")
 }
 
@@ -218,7 +218,7 @@ func (a *agent) runLocal(ctx context.Context, s *station) {
 			poke(a.changed)
 			return
 		}
-		s.trouble.Store(faultOf(err))
+		s.noModel.Store(update.FaultOf(err))
 		a.Log.Error().Err(err).Str("pipeline", s.file.Name).Dur("again", wait).Msg("model does not open")
 		if !sleep(ctx, wait) {
 			return
@@ -251,18 +251,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func faultOf(err error) *wire.Fault {
-	code := hal.CodeOf(err)
-	if code == "" {
-		code = hal.CodeUnknown
-	}
-	var e *hal.Error
-	if errors.As(err, &e) {
-		return &wire.Fault{Code: string(code), Text: e.Text}
-	}
-	return &wire.Fault{Code: string(code), Text: err.Error()}
-}
-
 // reportHealth sends health from time to time.
 func (a *agent) reportHealth(ctx context.Context) {
 	if a.Root == nil {
@@ -293,7 +281,7 @@ func (a *agent) collect(before map[string]pipeline.Stats) health.Input {
 	for name, s := range a.stations {
 		now, last := s.pipe.Stats(), before[name]
 		h := now.Health(&last)
-		if f := s.trouble.Load(); f != nil {
+		if f := s.fault(); f != nil {
 			h.Degraded = f.Code
 		}
 		in.Pipes[name] = h

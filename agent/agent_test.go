@@ -327,6 +327,29 @@ func (l *logLines) balance(t *testing.T) {
 	}
 }
 
+// Why a local model does not open is reported, though its source gives frames.
+func TestModelFaultIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w := newWorld(t)
+		w.run(ctx)
+		engine := newEngine()
+		engine.OnOpen = func(hal.Model, hal.Options, []byte) error {
+			return &hal.Error{Code: hal.CodeOp, Text: "operator\x7f is not known"}
+		}
+		stop := w.board(ctx, engine, zerolog.Nop())
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if p := w.reported().Pipelines["pinned"]; p.Fault == nil || p.Fault.Code != string(hal.CodeOp) {
+			t.Errorf("reported %+v", p)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A source that breaks is opened again, and its frames are counted through.
 func TestSteadySource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -20,7 +20,8 @@ type station struct {
 	open *opener
 	note func(model string, err error) // how a run went; nil: nobody asks
 
-	trouble atomic.Pointer[wire.Fault] // why there are no frames or no model; nil while there are
+	noFrames atomic.Pointer[wire.Fault] // why there are none; nil while there are
+	noModel  atomic.Pointer[wire.Fault] // why the local one does not open; nil when it did
 
 	mutex sync.Mutex
 	now   *recipe  // guarded by mutex; nil: nothing should run
@@ -32,7 +33,15 @@ func (s *station) works() bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	st := s.pipe.Stats()
-	return s.now != nil && s.trouble.Load() == nil && st.Degraded == ""
+	return s.now != nil && s.fault() == nil && st.Degraded == ""
+}
+
+// fault is why no results can be expected; nil while they can.
+func (s *station) fault() *wire.Fault {
+	if f := s.noModel.Load(); f != nil {
+		return f
+	}
+	return s.noFrames.Load()
 }
 
 // pinned is the model that the configuration names, as a slot, and what it runs on.
@@ -59,7 +68,7 @@ func (s *station) startLocal(ctx context.Context) error {
 	if err := s.run(ctx, l); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	s.trouble.Store(nil)
+	s.noModel.Store(nil)
 	return nil
 }
 

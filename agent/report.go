@@ -25,7 +25,7 @@ const probeTime = 20 * time.Second
 func (a *agent) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	defer func() { close(a.probed); a.uplink.SetHello(a.hello()) }()
+	defer func() { a.uplink.SetHello(a.hello()); close(a.probed) }() // in this order: the links wait
 	a.runtimes = map[string]string{}
 	for _, e := range a.Engines {
 		devices, diagnoses := e.Probe(ctx)
@@ -93,13 +93,14 @@ func (a *agent) report(ctx context.Context) {
 			r.Error = f
 		}
 		for name, s := range a.stations {
-			if s.file.Model == "" {
-				continue
-			}
 			p := r.Pipelines[name]
-			p.Pinned = true
-			p.Active, p.Accelerator = s.pinned()
-			p.Fault = s.trouble.Load()
+			if s.file.Model != "" {
+				p.Pinned = true
+				p.Active, p.Accelerator = s.pinned()
+			}
+			if f := s.fault(); f != nil && (p.Pinned || p.Fault == nil) {
+				p.Fault = f
+			}
 			r.Pipelines[name] = p
 		}
 		a.uplink.SetReported(r)
@@ -109,11 +110,19 @@ func (a *agent) report(ctx context.Context) {
 // watchTime is how soon the house hears that a pipeline works or does not.
 const watchTime = time.Second
 
-// watch says which pipelines work.
+// watch says which pipelines work, and why others do not.
 func (a *agent) watch(ctx context.Context) {
-	works := map[string]bool{}
+	works, faults := map[string]bool{}, map[string]wire.Fault{}
 	for sleep(ctx, watchTime) {
 		for name, s := range a.stations {
+			var f wire.Fault
+			if now := s.fault(); now != nil {
+				f = *now
+			}
+			if faults[name] != f {
+				faults[name] = f
+				poke(a.changed)
+			}
 			now := s.works()
 			if before, known := works[name]; !known || before != now {
 				works[name] = now

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 )
@@ -69,7 +70,7 @@ func (s *steady) mend(ctx context.Context) error {
 
 func (s *steady) broke(err error) {
 	s.delay = min(max(time.Second, 2*s.delay), 30*time.Second)
-	s.trouble.Store(faultOf(err))
+	s.trouble.Store(update.FaultOf(err))
 	s.log.Error().Err(err).Dur("again", s.delay).Msg("source gives no frames")
 }
 

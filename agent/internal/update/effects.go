@@ -305,7 +305,7 @@ func (j *journey) doRestore(ctx context.Context) {
 	}
 	j.restore.add(err)
 	j.mu.Lock()
-	j.trouble = faultOf(err)
+	j.trouble = FaultOf(err)
 	j.mu.Unlock()
 	j.log.Error().Err(err).Int("try", j.restore.tries).Dur("again", j.restore.wait()).Msg("active release does not open")
 	j.l.c.Changed()

@@ -108,7 +108,7 @@ func (j *journey) start() bool {
 func (j *journey) pipeline() slots.Pipeline { return j.l.c.State.State().Pipelines[j.name] }
 
 func (j *journey) save(change func(slots.State) slots.State) error {
-	return j.l.c.State.Update(change)
+	return j.l.c.State.Update(func(s slots.State) slots.State { return change(j.l.latest(s)) })
 }
 
 // next observes and asks Next.
@@ -213,7 +213,7 @@ func (j *journey) note(model wire.Digest, err error) {
 		j.score.Streak = 0
 	} else {
 		j.score.Streak++
-		j.score.Fault = faultOf(err)
+		j.score.Fault = FaultOf(err)
 		switch hal.CodeOf(err) {
 		case hal.CodeCrash, hal.CodeTimeout, hal.CodeMemory:
 			j.score.Deadly = true

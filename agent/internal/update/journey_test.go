@@ -3,6 +3,7 @@ package update_test
 import (
 	"errors"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -398,6 +399,26 @@ func TestRot(t *testing.T) {
 		f.Flip("/data/blobs/"+string(digest([]byte("good 1"))), 3)
 		v1.Execution = "ex-back"
 		s.bring(4, v1)
+	})
+}
+
+// The document comes once: a disk that refuses it at that moment must not cost it.
+func TestDesireWithoutDisk(t *testing.T) {
+	c := newController()
+	b := newBoard(t, crashfs.New(), c)
+	v1, v2 := c.release("good 1"), c.release("good 2")
+	b.lives(func(s *session) {
+		s.bring(1, v1)
+		b.fs.FailAt(1, syscall.ENOSPC)
+		if err := s.desire(2, map[string]wire.DesiredRelease{pipe: v2}); err != nil {
+			t.Fatal(err)
+		}
+		if e := s.loop.Reported().Error; e == nil || e.Code != string(hal.CodeDiskFull) {
+			t.Errorf("reported %+v", e)
+		}
+		if !s.tick(5*time.Minute, s.settled(v2.Execution)) || s.runs(pipe) != v2.Release || s.state.State().Rev != 2 {
+			t.Errorf("got %+v", s.state.State())
+		}
 	})
 }
 

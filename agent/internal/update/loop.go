@@ -47,8 +47,9 @@ type Loop struct {
 	fetching chan struct{} // one download at a time: the link is one
 	testing  chan struct{} // one self-test at a time: memory is one
 
-	mu    sync.Mutex  // guards fault
+	mu    sync.Mutex  // guards what follows
 	fault *wire.Fault // about the desired document itself
+	rev   uint64      // of the last one that was taken in since the start
 }
 
 // New makes a Loop; Run starts it.
@@ -75,7 +76,7 @@ func New(c Config) *Loop {
 func (l *Loop) Run(ctx context.Context) error {
 	if note := l.c.State.Note(); note != nil {
 		l.c.Log.Error().Err(note).Msg("state mended")
-		l.complain(faultOf(note))
+		l.complain(FaultOf(note))
 	}
 	if l.c.Floor.After(l.c.State.State().Floor) {
 		if err := l.c.State.Update(func(s slots.State) slots.State { s.Floor = l.c.Floor; return s }); err != nil {
@@ -92,19 +93,21 @@ func (l *Loop) Run(ctx context.Context) error {
 
 // Desire takes in a desired document. The error says why it is refused; it is
 // reported, too, and what was wanted before stays. The same document again is
-// no error. Safe for any goroutine; it may wait for the disk.
+// no error, nor is a disk that does not take it. Safe for any goroutine; it may wait for the disk.
 func (l *Loop) Desire(d wire.Desired) error {
 	if err := l.check(d.Signed); err != nil {
-		l.complain(faultOf(err))
+		l.complain(FaultOf(err))
 		return err
 	}
-	if d.Signed.Rev > l.c.State.State().Rev {
-		err := l.c.State.Update(func(s slots.State) slots.State { s.Rev = d.Signed.Rev; return s })
-		if err != nil {
-			return fmt.Errorf("take in desired rev %d: %w", d.Signed.Rev, err)
+	// A disk that refuses the revision now gets it with the next step: the document
+	// does not come again.
+	var unknown *wire.Fault
+	if l.raise(d.Signed.Rev); d.Signed.Rev > l.c.State.State().Rev {
+		if err := l.c.State.Update(l.latest); err != nil {
+			l.c.Log.Error().Err(err).Uint64("rev", d.Signed.Rev).Msg("state not saved")
+			unknown = FaultOf(err)
 		}
 	}
-	var unknown *wire.Fault
 	for name := range d.Signed.Pipelines {
 		if l.journeys[name] == nil {
 			unknown = fault(hal.CodePipeline, "no pipeline %.40q on this board: it has %s", name, l.names())
@@ -121,10 +124,25 @@ func (l *Loop) Desire(d wire.Desired) error {
 	return nil
 }
 
+// raise notes a revision that was taken in.
+func (l *Loop) raise(rev uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rev = max(l.rev, rev)
+}
+
+// latest is a state with the last revision that was taken in.
+func (l *Loop) latest(s slots.State) slots.State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Rev = max(s.Rev, l.rev)
+	return s
+}
+
 // check refuses a document that is not for this board, or older than one that
 // was taken in, or not whole.
 func (l *Loop) check(d wire.DesiredSigned) error {
-	have := l.c.State.State().Rev
+	have := l.latest(l.c.State.State()).Rev
 	switch {
 	case d.V != wire.Version:
 		return &hal.Error{Code: hal.CodeJSON, Text: fmt.Sprintf("desired document has v %d, this agent reads v %d: update it", d.V, wire.Version)}
@@ -184,7 +202,7 @@ func (l *Loop) Note(pipeline, model string, err error) {
 
 // Reported is the reported document as it stands; SID and TS are the caller's.
 func (l *Loop) Reported() wire.Reported {
-	s := l.c.State.State()
+	s := l.latest(l.c.State.State())
 	l.mu.Lock()
 	f := l.fault
 	l.mu.Unlock()

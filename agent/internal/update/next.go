@@ -145,7 +145,7 @@ func keepRunning(p slots.Pipeline, o Observed) (Step, bool) {
 	hopeless := code == hal.CodeHashAtRest || o.RestoreTries >= maxRestore && blames(code)
 	switch {
 	case o.RestoreTries > 0 && hopeless && p.Previous != nil:
-		return Step{Do: Demote, Fault: faultOf(o.RestoreErr)}, true
+		return Step{Do: Demote, Fault: FaultOf(o.RestoreErr)}, true
 	case o.RestoreWait > 0:
 		return Step{}, false
 	case o.RestoreTries > 0 && code == hal.CodeHashAtRest:
@@ -215,7 +215,7 @@ func leave(p slots.Pipeline, o Observed, to wire.ExecState, f *wire.Fault, quara
 	}
 	if o.RestoreTries >= maxRestore {
 		if f == nil {
-			f = faultOf(o.RestoreErr)
+			f = FaultOf(o.RestoreErr)
 		}
 		return Step{Do: Move, To: wire.RollbackFailed, Fault: f, Quarantine: quarantine}
 	}
@@ -233,9 +233,9 @@ func downloading(o Observed) Step {
 	case o.Err == nil:
 		return Step{Do: Download}
 	case final(code):
-		return Step{Do: Move, To: endOf(code), Fault: faultOf(o.Err)}
+		return Step{Do: Move, To: endOf(code), Fault: FaultOf(o.Err)}
 	case o.Tries >= maxTries || o.Tries >= maxHash && code == hal.CodeHash:
-		return Step{Do: Move, To: wire.Failed, Fault: faultOf(o.Err)}
+		return Step{Do: Move, To: wire.Failed, Fault: FaultOf(o.Err)}
 	case o.Wait > 0:
 		return Step{Do: Wait, Wait: o.Wait}
 	}
@@ -245,7 +245,7 @@ func downloading(o Observed) Step {
 func verifying(o Observed) Step {
 	switch {
 	case o.Err != nil:
-		return Step{Do: Move, To: wire.Failed, Fault: faultOf(o.Err)}
+		return Step{Do: Move, To: wire.Failed, Fault: FaultOf(o.Err)}
 	case o.Verified:
 		return Step{Do: Move, To: wire.Staged}
 	}
@@ -260,9 +260,9 @@ func selfTesting(p slots.Pipeline, o Observed) Step {
 	case o.Err == nil:
 		return Step{Do: Trial}
 	case blames(code) || code == hal.CodeAccel:
-		return Step{Do: Move, To: wire.Rejected, Fault: faultOf(o.Err), Quarantine: blames(code)}
+		return Step{Do: Move, To: wire.Rejected, Fault: FaultOf(o.Err), Quarantine: blames(code)}
 	case o.Tries >= maxTest:
-		return Step{Do: Move, To: wire.Failed, Fault: faultOf(o.Err)}
+		return Step{Do: Move, To: wire.Failed, Fault: FaultOf(o.Err)}
 	case o.Wait > 0:
 		return Step{Do: Wait, Wait: o.Wait}
 	}
@@ -275,7 +275,7 @@ func switching(p slots.Pipeline, o Observed) Step {
 	case o.Running == p.Candidate.Release && !o.Warm:
 		return Step{Do: Move, To: wire.Probation}
 	case o.Err != nil && (blames(hal.CodeOf(o.Err)) || o.Tries >= maxTest):
-		return leave(p, o, wire.RolledBack, faultOf(o.Err), blames(hal.CodeOf(o.Err)))
+		return leave(p, o, wire.RolledBack, FaultOf(o.Err), blames(hal.CodeOf(o.Err)))
 	case o.Err != nil && o.Wait > 0:
 		return Step{Do: Wait, Wait: o.Wait}
 	case o.Warm:

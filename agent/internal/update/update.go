@@ -9,6 +9,7 @@ package update
 import (
 	"context"
 	"errors"
+	"unicode"
 
 	"github.com/covey-edge/covey/agent/internal/slots"
 	"github.com/covey-edge/covey/fleet/blob"
@@ -84,10 +85,11 @@ func (f Files) Read(file release.File) ([]byte, error) {
 	return f.blobs.Read(wire.Digest(file.SHA256), file.Length)
 }
 
-// faultOf is an error for the wire: its code, one bounded line.
-func faultOf(err error) *wire.Fault {
+// FaultOf is an error for the wire: its code, and one line within the bounds of
+// wire.Fault.
+func FaultOf(err error) *wire.Fault {
 	var e *hal.Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) && e.Code != "" {
 		return &wire.Fault{Code: string(e.Code), Text: clip(e.Text)}
 	}
 	return &wire.Fault{Code: string(hal.CodeUnknown), Text: clip(err.Error())}
@@ -95,10 +97,10 @@ func faultOf(err error) *wire.Fault {
 
 // clip keeps texts from outside, such as a runner's, from filling a message.
 func clip(s string) string {
-	const most = 300
+	const most = 250 // of up to four bytes
 	line := make([]rune, 0, most)
 	for _, r := range s {
-		if r < ' ' {
+		if unicode.IsControl(r) {
 			r = ' '
 		}
 		if len(line) == most-1 {
