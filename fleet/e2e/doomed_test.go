@@ -85,7 +85,7 @@ func (d doom) live() error {
 	log := zerolog.New(os.Stderr).Level(zerolog.InfoLevel).With().Timestamp().Logger()
 	link := func(client string, clean bool) wire.Link {
 		l, err := mqtt.New(mqtt.Config{URL: id.MQTT, ClientID: client, Clean: clean, Spread: time.Second, Logger: log,
-			TLS: func() *tls.Config { c, _ := id.TLS(time.Time{}); return c }})
+			TLS: func() *tls.Config { c, _ := id.TLS(); return c }})
 		if err != nil {
 			panic(err) // the identity was good when it was loaded
 		}

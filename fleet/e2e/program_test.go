@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -107,16 +108,19 @@ func (p *process) tail(n int) string {
 	return strings.Join(p.lines[max(0, len(p.lines)-n):], "\n")
 }
 
-// said says whether a line with text was printed so far.
-func (p *process) said(text string) bool {
+// said says whether a line with all the texts was printed so far.
+func (p *process) said(texts ...string) bool { return p.count(texts...) > 0 }
+
+// count is how many lines with all the texts were printed so far.
+func (p *process) count(texts ...string) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, l := range p.lines {
-		if strings.Contains(l, text) {
-			return true
+		if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(l, text) }) {
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // await waits for a line with text.
@@ -162,18 +166,6 @@ func (p *process) stop(limit time.Duration) error {
 		return fmt.Errorf("%s ended with %s", p.name, p.cmd.ProcessState)
 	}
 	return nil
-}
-
-// count is how many lines with text were printed so far.
-func (p *process) count(text string) (n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, l := range p.lines {
-		if strings.Contains(l, text) {
-			n++
-		}
-	}
-	return n
 }
 
 // session is the processes that it started and that still run: pid → command.
