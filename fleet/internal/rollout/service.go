@@ -356,7 +356,14 @@ func (s *Service) Abort(id, by string) (Rollout, error) {
 	s.tell()
 	s.mu.Unlock()
 	s.log.Info().Str("rollout", id).Str("by", by).Msg("rollout aborted")
-	return r, s.db.Update(func(tx *store.Tx) error { return store.Put(tx, bucketRollout, id, r) })
+	return r, s.db.Update(func(tx *store.Tx) error {
+		// The loop may have closed it meanwhile, and its word is the last.
+		now, err := store.Get[Rollout](tx, bucketRollout, id)
+		if err != nil || !now.Ended.IsZero() {
+			return err
+		}
+		return store.Put(tx, bucketRollout, id, r)
+	})
 }
 
 // Get is one rollout with its executions by device: ErrNotFound.
