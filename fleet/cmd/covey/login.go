@@ -236,7 +236,10 @@ func (a *app) logout() *cobra.Command {
 					err = nil
 				}
 			}
-			return err
+			if err != nil {
+				return err
+			}
+			return a.said(map[string]bool{"logged_in": false}, "logged out\n")
 		}),
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -59,6 +60,7 @@ const exitCodes = `Exit codes:
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
+	a.json = slices.Contains(args, "--json") // for what is wrong in front of it, too
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -92,7 +94,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.PersistentFlags().StringVar(&a.data, "data", "", "data folder of a controller on this machine, instead of a login")
-	root.AddCommand(a.login(), a.logout(), a.device(), a.release(), a.set(), a.rollout(), a.home())
+	root.AddCommand(a.login(), a.logout(), a.device(), a.release(), a.set(), a.rollout(), a.home(), a.token())
 	return root
 }
 

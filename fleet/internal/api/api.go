@@ -158,12 +158,25 @@ var openPaths = map[string]bool{
 	"GET /healthz": true, "GET /readyz": true, "POST /v1/enrol": true, "POST /v1/renew": true,
 }
 
-type principalKey struct{}
+type visitorKey struct{}
+
+// A visitor is who makes a request, and the token that was shown.
+type visitor struct {
+	auth.Principal
+	token string
+}
 
 // principal is who makes the request: nobody on an open path.
 func principal(ctx context.Context) auth.Principal {
-	p, _ := ctx.Value(principalKey{}).(auth.Principal)
-	return p
+	v, _ := ctx.Value(visitorKey{}).(visitor)
+	return v.Principal
+}
+
+// welcome says whether the token that a stream began with is still good.
+func (a *API) welcome(ctx context.Context) error {
+	v, _ := ctx.Value(visitorKey{}).(visitor)
+	_, err := a.cfg.Auth.Bearer(v.token)
+	return err
 }
 
 // ServeHTTP lets in who has a token, and nobody else but on the open paths: an
@@ -184,13 +197,13 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sw.Header().Set("X-Content-Type-Options", "nosniff")
 	sw.Header().Set("Cache-Control", "no-store")
 	if !openPaths[r.Method+" "+r.URL.Path] {
-		p, err := a.bearer(r)
+		v, err := a.bearer(r)
 		if err != nil {
 			sw.Header().Set("WWW-Authenticate", `Bearer realm="covey"`)
 			write(sw, a.problem("bearer", err))
 			return
 		}
-		r = r.WithContext(context.WithValue(r.Context(), principalKey{}, p))
+		r = r.WithContext(context.WithValue(r.Context(), visitorKey{}, v))
 	}
 	if strings.HasPrefix(r.URL.Path, "/v1/watch/") {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // or HTTP/1 ends the stream with it
@@ -200,16 +213,17 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mux.ServeHTTP(sw, r)
 }
 
-func (a *API) bearer(r *http.Request) (auth.Principal, error) {
+func (a *API) bearer(r *http.Request) (v visitor, err error) {
 	token, ok := bearerOf(r.Header.Get("Authorization"))
 	if !ok {
-		return auth.Principal{}, unauthorized("the request has no bearer token")
+		return v, unauthorized("the request has no bearer token")
 	}
-	p, err := a.cfg.Auth.Bearer(token)
+	v.token = token
+	v.Principal, err = a.cfg.Auth.Bearer(token)
 	if errors.Is(err, auth.ErrDenied) {
 		err = unauthorized("the bearer token is not known here")
 	}
-	return p, err
+	return v, err
 }
 
 func bearerOf(header string) (token string, ok bool) {

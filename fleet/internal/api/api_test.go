@@ -182,7 +182,7 @@ func TestEveryEndpointRefusesStrangers(t *testing.T) {
 			}
 		}
 	}
-	fill := strings.NewReplacer("{id}", "pi-1", "{pipeline}", "cam", "{sha}", strings.Repeat("0", 64), "{release}", "m", "{user}", "u")
+	fill := strings.NewReplacer("{id}", "pi-1", "{pipeline}", "cam", "{sha}", strings.Repeat("0", 64), "{release}", "m", "{user}", "u", "{name}", "n")
 	for _, token := range []string{"", "covey-wrong", strings.Repeat("x", 5000)} {
 		stranger := client{t, f, token}
 		for path, methods := range paths {
@@ -219,6 +219,59 @@ func TestRolesBoundWhatATokenMayDo(t *testing.T) {
 		c.call("GET", "/v1/devices", nil, tc.look, nil)
 		c.call("POST", "/v1/tokens", v1.TokenRequest{}, tc.change, nil)
 		c.call("POST", "/v1/homes", map[string]string{"user": "h-" + string(tc.role)}, tc.people, nil)
+	}
+}
+
+func TestPeopleComeAndGo(t *testing.T) {
+	f, c := start(t)
+	var p v1.Person
+	c.call("POST", "/v1/people", v1.PersonRequest{Name: "ada", Role: "operator"}, http.StatusCreated, &p)
+	ada := client{t, f, p.Token}
+	var who v1.Controller
+	ada.call("GET", "/v1/controller", nil, http.StatusOK, &who)
+	if who.You.Name != "ada" || who.You.Role != "operator" {
+		t.Errorf("ada is %+v", who.You)
+	}
+	ada.refused("GET", "/v1/people", nil, http.StatusForbidden, v1.CodeForbidden)
+	ada.refused("POST", "/v1/people", v1.PersonRequest{Name: "eve", Role: "admin"}, http.StatusForbidden, v1.CodeForbidden)
+	ada.refused("DELETE", "/v1/people/admin", nil, http.StatusForbidden, v1.CodeForbidden)
+	c.refused("POST", "/v1/people", v1.PersonRequest{Name: "ada", Role: "admin"}, http.StatusConflict, v1.CodeConflict)
+	c.refused("POST", "/v1/people", v1.PersonRequest{Name: "eve", Role: "god"}, http.StatusUnprocessableEntity, v1.CodeInvalid)
+	c.refused("DELETE", "/v1/people/admin", nil, http.StatusConflict, v1.CodeConflict) // the last one
+	c.refused("DELETE", "/v1/people/eve", nil, http.StatusNotFound, v1.CodeNotFound)
+	var list v1.People
+	_, text := c.send("GET", "/v1/people", nil)
+	if err := json.Unmarshal(text, &list); err != nil || len(list.People) != 2 || strings.Contains(string(text), p.Token) {
+		t.Errorf("people: %s, %v", text, err)
+	}
+	c.call("DELETE", "/v1/people/ada", nil, http.StatusNoContent, nil)
+	ada.refused("GET", "/v1/controller", nil, http.StatusUnauthorized, v1.CodeUnauthorized)
+}
+
+// What a token follows ends when the token does.
+func TestARemovedTokenFollowsNothing(t *testing.T) {
+	f, c := start(t)
+	board := f.Join(t, "pi-1", nil, "cam")
+	c.push("m", "1.0.0", 100)
+	var r v1.RolloutDetail
+	c.call("POST", "/v1/rollouts", v1.Set{Query: "pi-1", Pipeline: "cam", Release: "m"}, http.StatusCreated, &r)
+	var p v1.Person
+	c.call("POST", "/v1/people", v1.PersonRequest{Name: "ada", Role: "viewer"}, http.StatusCreated, &p)
+	req, err := http.NewRequestWithContext(t.Context(), "GET", f.URL+"/v1/watch/rollouts/"+r.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+p.Token)
+	resp, err := c.http().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	c.call("DELETE", "/v1/people/ada", nil, http.StatusNoContent, nil)
+	board.Step("cam", board.Wish("cam", ""), wire.Downloading, nil)
+	text, err := io.ReadAll(resp.Body) // ends
+	if err != nil || strings.Contains(string(text), "DOWNLOADING") {
+		t.Errorf("followed on: %s, %v", text, err)
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
-// people registers how devices and houses get in: join tokens, enrolment, MQTT
-// users.
+// people registers how people, devices and houses get in: bearer tokens, join
+// tokens, enrolment, MQTT users.
 func (a *API) people() {
 	tokens, homes, joins := []string{"tokens"}, []string{"homes"}, []string{"enrolment"}
 	add(a, huma.Operation{OperationID: "create-token", Method: http.MethodPost, Path: "/v1/tokens", Summary: "Make a join token", DefaultStatus: http.StatusCreated, Tags: tokens}, operator, a.createToken)
@@ -31,6 +31,20 @@ func (a *API) people() {
 
 	add(a, huma.Operation{OperationID: "enrol", Method: http.MethodPost, Path: "/v1/enrol", Summary: "Join as a device; the bearer is a join token's secret", DefaultStatus: http.StatusCreated, Tags: joins}, open, a.enrolDevice)
 	add(a, huma.Operation{OperationID: "renew", Method: http.MethodPost, Path: "/v1/renew", Summary: "Get a new certificate; the current one is the proof", DefaultStatus: http.StatusCreated, Tags: joins}, open, a.renew)
+
+	people := []string{"people"}
+	add(a, huma.Operation{OperationID: "add-person", Method: http.MethodPost, Path: "/v1/people", Summary: "Make a bearer token for a person or a program", DefaultStatus: http.StatusCreated, Tags: people}, admin, a.addPerson)
+	add(a, huma.Operation{OperationID: "list-people", Method: http.MethodGet, Path: "/v1/people", Summary: "Who has a bearer token", Tags: people}, admin, a.listPeople)
+	add(a, huma.Operation{OperationID: "remove-person", Method: http.MethodDelete, Path: "/v1/people/{name}", Summary: "End a bearer token", Tags: people}, admin,
+		func(ctx context.Context, in *struct {
+			Name string `path:"name" pattern:"^[a-z0-9-]{1,32}$"`
+		}) (*empty, error) {
+			if err := a.cfg.Auth.RemoveToken(in.Name); err != nil {
+				return nil, err
+			}
+			a.cfg.Log.Info().Str("name", in.Name).Str("by", principal(ctx).Name).Msg("token removed")
+			return &empty{}, nil
+		})
 
 	add(a, huma.Operation{OperationID: "add-home", Method: http.MethodPost, Path: "/v1/homes", Summary: "Make an MQTT user for a house", DefaultStatus: http.StatusCreated, Tags: homes}, admin, a.addHome)
 	add(a, huma.Operation{OperationID: "list-homes", Method: http.MethodGet, Path: "/v1/homes", Summary: "MQTT users of houses", Tags: homes}, admin, a.listHomes)
@@ -168,6 +182,27 @@ func (a *API) listHomes(context.Context, *empty) (*body[v1.Homes], error) {
 	out := v1.Homes{Homes: []v1.Home{}}
 	for _, h := range list {
 		out.Homes = append(out.Homes, v1.Home{User: h.User, Created: h.Created})
+	}
+	return ok(out)
+}
+
+func (a *API) addPerson(ctx context.Context, in *struct{ Body v1.PersonRequest }) (*body[v1.Person], error) {
+	token, err := a.cfg.Auth.AddToken(in.Body.Name, auth.Role(in.Body.Role))
+	if err != nil {
+		return nil, err
+	}
+	a.cfg.Log.Info().Str("name", in.Body.Name).Str("role", in.Body.Role).Str("by", principal(ctx).Name).Msg("token made")
+	return ok(v1.Person{Name: in.Body.Name, Role: in.Body.Role, Token: token, Created: time.Now().UTC()})
+}
+
+func (a *API) listPeople(context.Context, *empty) (*body[v1.People], error) {
+	list, err := a.cfg.Auth.Tokens()
+	if err != nil {
+		return nil, err
+	}
+	out := v1.People{People: []v1.Person{}}
+	for _, p := range list {
+		out.People = append(out.People, v1.Person{Name: p.Name, Role: string(p.Role), Created: p.Created})
 	}
 	return ok(out)
 }

@@ -68,6 +68,8 @@ func (a *API) problem(op string, err error) *v1.Problem {
 		return problem(http.StatusUnauthorized, v1.CodeUnauthorized, "", "%s", err)
 	case errors.Is(err, auth.ErrExists):
 		return problem(http.StatusConflict, v1.CodeConflict, "", "%s", err)
+	case errors.Is(err, auth.ErrLast):
+		return problem(http.StatusConflict, v1.CodeConflict, "make another admin first: `covey token add <name> --role admin`", "%s", err)
 	case errors.Is(err, auth.ErrInvalid), errors.Is(err, registry.ErrInvalid):
 		return invalid("%s", err)
 	case errors.Is(err, store.ErrNotFound):

@@ -99,7 +99,9 @@ func (a *API) watchDevices(ctx context.Context, in *WatchDevices, send sse.Sende
 		case <-ctx.Done():
 			return
 		case <-ping.C:
-			err = send.Data(v1.Ping{Time: time.Now().UTC()})
+			if err = a.welcome(ctx); err == nil {
+				err = send.Data(v1.Ping{Time: time.Now().UTC()})
+			}
 		case e := <-w.C:
 			d, found := a.cfg.Registry.Device(e.Device)
 			_, shown := sent[e.Device] // one that left the group is shown leaving
@@ -145,7 +147,7 @@ func (a *API) watchRollout(ctx context.Context, in *RolloutID, send sse.Sender) 
 				return
 			}
 		}
-		if !r.Ended.IsZero() || !pause(ctx, changed, send) {
+		if !r.Ended.IsZero() || !a.pause(ctx, changed, send) {
 			return
 		}
 	}
@@ -167,8 +169,9 @@ func news(sent map[wire.DeviceID]v1.Execution, xs []rollout.Execution) []v1.Exec
 	return list
 }
 
-// pause waits for a change, and a little more for those that come with it.
-func pause(ctx context.Context, changed <-chan struct{}, send sse.Sender) (goOn bool) {
+// pause waits for a change, and a little more for those that come with it. It says
+// no when the client is gone, or its token.
+func (a *API) pause(ctx context.Context, changed <-chan struct{}, send sse.Sender) (goOn bool) {
 	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
 	for {
@@ -176,7 +179,7 @@ func pause(ctx context.Context, changed <-chan struct{}, send sse.Sender) (goOn 
 		case <-ctx.Done():
 			return false
 		case <-ping.C:
-			if send.Data(v1.Ping{Time: time.Now().UTC()}) != nil {
+			if a.welcome(ctx) != nil || send.Data(v1.Ping{Time: time.Now().UTC()}) != nil {
 				return false
 			}
 		case <-changed:
@@ -186,7 +189,7 @@ func pause(ctx context.Context, changed <-chan struct{}, send sse.Sender) (goOn 
 			case <-ctx.Done():
 				return false
 			case <-t.C:
-				return true
+				return a.welcome(ctx) == nil
 			}
 		}
 	}

@@ -28,6 +28,8 @@ var (
 	ErrDenied = errors.New("access denied")
 	// ErrExists says that a name is taken.
 	ErrExists = errors.New("already exists")
+	// ErrLast says that nobody would be left to give tokens.
+	ErrLast = errors.New("the last admin")
 	// ErrInvalid says that what was asked for is malformed.
 	ErrInvalid = errors.New("invalid")
 )
@@ -105,15 +107,14 @@ func (r Role) Covers(need Role) bool {
 
 // A Principal is who holds a bearer token.
 type Principal struct {
-	Name string `json:"name"`
-	Role Role   `json:"role"`
+	Name    string    `json:"name"`
+	Role    Role      `json:"role"`
+	Created time.Time `json:"created"`
 }
 
 type tokenRecord struct {
-	Name    string    `json:"name"`
-	Role    Role      `json:"role"`
-	Hash    string    `json:"hash"`
-	Created time.Time `json:"created"`
+	Principal
+	Hash string `json:"hash"`
 }
 
 const bearerPrefix = "covey-"
@@ -133,13 +134,33 @@ func (a *Authority) putToken(name string, role Role, token string, replace bool)
 		if !replace && store.Has(tx, bucketToken, name) {
 			return fmt.Errorf("token %q: %w", name, ErrExists)
 		}
-		return store.Put(tx, bucketToken, name, tokenRecord{Name: name, Role: role, Hash: hash(token), Created: a.cfg.Now().UTC()})
+		return store.Put(tx, bucketToken, name, tokenRecord{Principal{name, role, a.cfg.Now().UTC()}, hash(token)})
 	})
 }
 
-// RemoveToken ends a bearer token; store.ErrNotFound when there is none.
+// RemoveToken ends a bearer token; store.ErrNotFound when there is none, ErrLast
+// when there would be no admin without it.
 func (a *Authority) RemoveToken(name string) error {
-	return a.remove(bucketToken, name)
+	return a.db.Update(func(tx *store.Tx) error {
+		gone, err := store.Get[tokenRecord](tx, bucketToken, name)
+		if err != nil {
+			return fmt.Errorf("token %q: %w", name, err)
+		}
+		admins := 0
+		err = store.Each(tx, bucketToken, "", func(_ string, t tokenRecord) error {
+			if t.Role == RoleAdmin {
+				admins++
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if gone.Role == RoleAdmin && admins == 1 {
+			return fmt.Errorf("token %q: %w", name, ErrLast)
+		}
+		return store.Delete(tx, bucketToken, name)
+	})
 }
 
 func (a *Authority) remove(bucket, key string) error {
@@ -155,7 +176,7 @@ func (a *Authority) remove(bucket, key string) error {
 func (a *Authority) Tokens() (list []Principal, err error) {
 	err = a.db.View(func(tx *store.Tx) error {
 		return store.Each(tx, bucketToken, "", func(_ string, t tokenRecord) error {
-			list = append(list, Principal{t.Name, t.Role})
+			list = append(list, t.Principal)
 			return nil
 		})
 	})
@@ -171,7 +192,7 @@ func (a *Authority) Bearer(token string) (p Principal, err error) {
 	err = a.db.View(func(tx *store.Tx) error {
 		return store.Each(tx, bucketToken, "", func(_ string, t tokenRecord) error {
 			if same(token, t.Hash) {
-				p = Principal{t.Name, t.Role}
+				p = t.Principal
 			}
 			return nil
 		})

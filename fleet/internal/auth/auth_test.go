@@ -313,7 +313,7 @@ func TestTokensAndHomes(t *testing.T) {
 		t.Error(err)
 	}
 	p, err := r.Bearer(look)
-	if err != nil || p != (auth.Principal{Name: "ci", Role: auth.RoleViewer}) {
+	if err != nil || p.Name != "ci" || p.Role != auth.RoleViewer {
 		t.Errorf("viewer: %v, %v", p, err)
 	}
 	if !p.Role.Covers(auth.RoleViewer) || p.Role.Covers(auth.RoleOperator) || auth.Role("").Covers("") {

@@ -285,6 +285,26 @@ type Homes struct {
 	Homes []Home `json:"homes"`
 }
 
+// A PersonRequest asks for a bearer token.
+type PersonRequest struct {
+	Name string `json:"name" pattern:"^[a-z0-9-]{1,32}$"`
+	Role string `json:"role" enum:"admin,operator,viewer"`
+}
+
+// A Person holds a bearer token, as a program may. Token is shown when it is made
+// and never again.
+type Person struct {
+	Name    string    `json:"name"`
+	Role    string    `json:"role" enum:"admin,operator,viewer"`
+	Token   string    `json:"token,omitempty"`
+	Created time.Time `json:"created"`
+}
+
+// People are all who hold a bearer token.
+type People struct {
+	People []Person `json:"people"`
+}
+
 // A DeviceChange is an event of a watch on devices: something about it is new.
 type DeviceChange struct {
 	Device Device `json:"device"`
