@@ -14,9 +14,9 @@ const Version = 1
 const (
 	MaxPacket   = 256 << 10 // any MQTT packet
 	MaxDesired  = 64 << 10
-	MaxReported = 8 << 10
+	MaxReported = 96 << 10 // a board of a few pipelines needs 2 KiB
 	MaxHello    = 16 << 10
-	MaxHealth   = 4 << 10
+	MaxHealth   = 16 << 10 // the same: 400 bytes
 	MaxResult   = 64 << 10
 	MaxExec     = 8 << 10
 	BlockSize   = 64 << 10 // of a blob; the last block is shorter

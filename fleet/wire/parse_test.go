@@ -15,7 +15,7 @@ func TestParseRefuses(t *testing.T) {
 	status := `{"v":1,"state":"online","sid":1,"mid":"m","ts":"2026-11-23T12:00:00Z"}`
 	tests := []struct{ name, text, code, want string }{
 		{"empty", "", CodeMsgEmpty, ""},
-		{"too long", status + strings.Repeat(" ", MaxHealth), CodeMsgSize, "limit 4096"},
+		{"too long", status + strings.Repeat(" ", MaxHealth), CodeMsgSize, "limit 16384"},
 		{"not UTF-8", "{\"v\":1,\"mid\":\"\xff\"}", CodeMsgType, ""},
 		{"cut", status[:40], CodeJSON, "line 1 col 40: unexpected end"},
 		{"cut in a key", `{"v":1,"st`, CodeJSON, "line 1 col 10: unexpected end"},
@@ -171,4 +171,32 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%s: %v", again, err)
 		}
 	})
+}
+
+// A board that has as many pipelines as it may is heard.
+func TestManyPipelinesFit(t *testing.T) {
+	sha := Digest(strings.Repeat("a", 64))
+	slot := &ReportedSlot{Release: sha, Name: strings.Repeat("n", 32), Version: strings.Repeat("1", 32), SHA256: sha}
+	rep := Reported{V: Version, Pipelines: map[string]ReportedPipeline{}}
+	h := Health{V: Version, Pipes: map[string]PipelineHealth{}}
+	for i := range MaxPipelines {
+		name := fmt.Sprintf("%s-%d", strings.Repeat("p", 28), i)
+		rep.Pipelines[name] = ReportedPipeline{Active: slot, Previous: slot, Candidate: slot, Accelerator: "xnnpack",
+			Execution: name, State: RollbackFailed, Fault: &Fault{Code: "E_HASH_ATREST", Text: strings.Repeat("x", 250)}}
+		h.Pipes[name] = PipelineHealth{FPS: 1000.5, P50: 1000.5, P99: 1000.5, Captured: 1e12, Published: 1e12,
+			Dropped: map[string]uint64{"stale": 1e12, "busy": 1e12, "outbox": 1e12, "error": 1e12}, Degraded: "E_HASH_ATREST"}
+	}
+	b, err := json.Marshal(rep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse[Reported](b, MaxReported); err != nil {
+		t.Errorf("reported: %v", err)
+	}
+	if b, err = json.Marshal(h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse[Health](b, MaxHealth); err != nil {
+		t.Errorf("health: %v", err)
+	}
 }
