@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,17 +42,25 @@ func localRecipe(p PipelineFile) (recipe, error) {
 	if p.Labels == "" {
 		return r, nil
 	}
-	info, err := os.Stat(p.Labels)
-	if err == nil && info.Size() > maxLabelFile {
-		err = fmt.Errorf("%s has %d bytes, limit %d", p.Labels, info.Size(), maxLabelFile)
-	}
-	if err == nil {
-		r.labels, err = os.ReadFile(p.Labels)
-	}
+	var err error
+	r.labels, err = readLabels(p.Labels)
 	if err != nil {
 		return r, &hal.Error{Code: hal.CodeLabels, Text: fmt.Sprintf("labels of pipeline %s: %v", p.Name, err), Err: err}
 	}
 	return r, nil
+}
+
+func readLabels(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxLabelFile+1))
+	if err == nil && len(b) > maxLabelFile {
+		err = fmt.Errorf("%s has more than %d bytes", path, maxLabelFile)
+	}
+	return b, err
 }
 
 // loaded is an open model with all that a pipeline needs of it. It is what

@@ -59,8 +59,13 @@ func detectCommand() *cobra.Command {
 }
 
 func detect(cmd *cobra.Command, f detectFlags, pictures []string) error {
-	if f.pipeline.Threshold < 0 || f.pipeline.Threshold > 1 {
-		return fmt.Errorf("--threshold %v: give a number above 0 to 1", f.pipeline.Threshold)
+	switch p := f.pipeline; { // as in a configuration
+	case !(p.Threshold >= 0 && p.Threshold <= 1):
+		return fmt.Errorf("--threshold %v: give a number above 0 to 1", p.Threshold)
+	case p.Threads < 0 || p.Threads > 64:
+		return fmt.Errorf("--threads %d: give a number from 1 to 64", p.Threads)
+	case p.Top < 0 || p.Top > 1000:
+		return fmt.Errorf("--top %d: give a number from 1 to 1000", p.Top)
 	}
 	level := "warn"
 	if f.verbose {
