@@ -155,7 +155,7 @@ func (a *API) prepare(op huma.Operation, acc access) huma.Operation {
 // openPaths are all calls that need no bearer token. Enrol and renew check a
 // join token and a device's certificate instead.
 var openPaths = map[string]bool{
-	"GET /healthz": true, "GET /readyz": true, "POST /v1/enrol": true, "POST /v1/renew": true,
+	"GET /healthz": true, "HEAD /healthz": true, "GET /readyz": true, "HEAD /readyz": true, "POST /v1/enrol": true, "POST /v1/renew": true,
 }
 
 type visitorKey struct{}

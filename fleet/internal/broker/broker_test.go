@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -256,6 +257,22 @@ func TestKick(t *testing.T) {
 	}
 	r.KickHome("ha")
 	h.closed()
+}
+
+// A home that is removed between its password and its session is not missed.
+func TestHomeRemovedWhileItConnects(t *testing.T) {
+	r := start(t)
+	pw := r.home(t, "ha")
+	remove := sync.OnceFunc(func() {
+		if err := r.auth.RemoveHome("ha"); err != nil {
+			t.Error(err)
+		}
+		r.KickHome("ha")
+	})
+	r.passed.Store(&remove)
+	if h, err := r.dial(t, greeting{id: "h", user: "ha", password: pw}); err == nil {
+		h.closed()
+	}
 }
 
 func TestPacketLimit(t *testing.T) {

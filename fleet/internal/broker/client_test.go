@@ -16,6 +16,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ const limit = 20 * time.Second
 // A rig is a running broker with the real authority behind it.
 type rig struct {
 	*broker.Broker
+	gate
 	db   *store.Store
 	auth *auth.Authority
 	log  *syncBuffer
@@ -41,6 +43,20 @@ type rig struct {
 
 	mu   sync.Mutex
 	fail error // what taking in returns
+}
+
+// A gate is the authority, which something may come behind.
+type gate struct {
+	*auth.Authority
+	passed atomic.Pointer[func()] // called when a home was let in
+}
+
+func (g *gate) Home(user, password string) error {
+	err := g.Authority.Home(user, password)
+	if passed := g.passed.Load(); passed != nil {
+		(*passed)()
+	}
+	return err
 }
 
 func start(t *testing.T) *rig {
@@ -54,9 +70,10 @@ func start(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{db: db, auth: a, log: &syncBuffer{}, got: make(chan string, 10_000)}
+	r.Authority = a
 	r.Broker, err = broker.New(broker.Config{
 		Listen: "127.0.0.1:0", TLS: a.ServerTLS(), Plain: "127.0.0.1:0", Root: "covey",
-		Access: a, Log: zerolog.New(r.log),
+		Access: &r.gate, Log: zerolog.New(r.log),
 	})
 	if err != nil {
 		t.Fatal(err)

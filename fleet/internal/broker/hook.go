@@ -115,14 +115,17 @@ func (h *hook) left(cl *mqtt.Client) {
 	h.OnWillSent(cl, pk)
 }
 
-// OnSessionEstablished looks again: a device may have been revoked since it was
-// let in, and before Kick could find it.
-func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
+// OnSessionEstablished looks again: a device may have been revoked, or a home
+// removed, since it was let in, and before Kick could find it.
+func (h *hook) OnSessionEstablished(cl *mqtt.Client, pk packets.Packet) {
 	_, state := inner(cl.Net.Conn)
-	if state == nil || len(state.PeerCertificates) == 0 {
-		return
+	var err error
+	if state != nil && len(state.PeerCertificates) > 0 {
+		_, err = h.b.cfg.Access.Device(state.PeerCertificates[0])
+	} else {
+		err = h.b.cfg.Access.Home(string(pk.Connect.Username), string(pk.Connect.Password))
 	}
-	if _, err := h.b.cfg.Access.Device(state.PeerCertificates[0]); err != nil {
+	if err != nil {
 		h.refuse(cl, "connect", "", err)
 		cl.Stop(packets.ErrNotAuthorized)
 	}

@@ -221,6 +221,10 @@ func (r *Registry) Enrol(secret, csrPEM string, want wire.DeviceID) (Enrolment, 
 	if id == "" {
 		id = wire.DeviceID(wire.NewID("d"))
 	}
+	if e := r.entry(id); e != nil { // as change does: no older record may come after this one
+		e.mu.Lock()
+		defer e.mu.Unlock()
+	}
 	var d Device
 	var cert auth.Certificate
 	err := r.db.Update(func(tx *store.Tx) (err error) {

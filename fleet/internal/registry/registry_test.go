@@ -196,6 +196,31 @@ func TestDeviceLife(t *testing.T) {
 	}
 }
 
+// Joining again and another change of the device are one after the other: a record
+// read before must not bring the revocation back.
+func TestJoinAgainAmongChanges(t *testing.T) {
+	r := start(t)
+	r.join(t, "pi")
+	for i := range 50 {
+		if err := r.Revoke("pi"); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if err := r.Rename("pi", fmt.Sprint(i)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		r.join(t, "pi")
+		wg.Wait()
+		if d, _ := r.Device("pi"); !d.Revoked.IsZero() || d.Name != fmt.Sprint(i) {
+			t.Fatalf("round %d: %+v", i, d)
+		}
+	}
+}
+
 // TestResults: everything once, in the order it came, across a restart.
 func TestResults(t *testing.T) {
 	r := start(t)
