@@ -26,6 +26,9 @@ import (
 // ErrFull is returned by Config.Publish when there is no room for a result.
 var ErrFull = errors.New("outbox is full")
 
+// maxWarnings a minute about frames are logged; the counters tell the rest.
+const maxWarnings = 10
+
 // ErrEnded is returned by Swap when the pipeline has ended.
 var ErrEnded = errors.New("pipeline has ended")
 
@@ -141,6 +144,8 @@ func New(cfg Config) *Pipeline {
 		settled: make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 	}
+	// A folder in a loop shows the same bad picture a hundred times a second.
+	p.cfg.Log = cfg.Log.Sample(&zerolog.BurstSampler{Burst: maxWarnings, Period: time.Minute})
 	p.keep = !p.live || cfg.Serial
 	frames := 3 // captured into, waiting, filled from
 	switch {

@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/haltest"
@@ -548,13 +550,17 @@ func TestErrorsOfOneFrame(t *testing.T) {
 			return nil
 		}}
 		src := &haltest.FakeSource{Frames: 100, Bad: func(n int) bool { return n >= 50 && n < 80 }}
-		p := New(Config{Source: src, Publish: out.publish})
+		var log strings.Builder
+		p := New(Config{Source: src, Publish: out.publish, Log: zerolog.New(zerolog.SyncWriter(&log))})
 		begin := time.Now()
 		wait := start(t, t.Context(), p)
 		swap(t, p, m)
 		wait()
 		if d := time.Since(begin); d < 2*time.Second {
 			t.Errorf("30 bad frames in a row took %v: capture spins", d)
+		}
+		if n := strings.Count(log.String(), "\n"); n != maxWarnings {
+			t.Errorf("%d warnings within a minute, want %d\n%s", n, maxWarnings, &log)
 		}
 		if s := p.Stats(); s.Captured != 130 || s.Published != 80 || s.Dropped[DropError] != 50 {
 			t.Errorf("%d captured, %d published, dropped %v", s.Captured, s.Published, s.Dropped)

@@ -19,7 +19,8 @@ type journey struct {
 	name   string
 	pinned bool
 	log    zerolog.Logger
-	wake   chan struct{} // 1: a wake-up is never lost, and two are one
+	rare   zerolog.Logger // for what would be said again and again
+	wake   chan struct{}  // 1: a wake-up is never lost, and two are one
 
 	// Of the journey's own goroutine:
 	exec     string         // the execution that what follows is about
@@ -62,7 +63,9 @@ func (f *failures) wait() time.Duration { return max(0, time.Until(f.next)) }
 
 func newJourney(l *Loop, p wire.HelloPipeline) *journey {
 	return &journey{l: l, name: p.Name, pinned: p.Pinned, wake: make(chan struct{}, 1),
-		log: l.c.Log.With().Str("pipeline", p.Name).Logger()}
+		log: l.c.Log.With().Str("pipeline", p.Name).Logger(),
+		// A disk that refuses is asked every second.
+		rare: l.c.Log.Sample(&zerolog.BurstSampler{Burst: 3, Period: time.Minute}).With().Str("pipeline", p.Name).Logger()}
 }
 
 // run asks Next and does what it says until ctx ends.
@@ -80,7 +83,7 @@ func (j *journey) run(ctx context.Context) {
 		cancel()
 		if err != nil {
 			// Only the state's own disk: without it nothing may move.
-			j.log.Error().Err(err).Stringer("step", step.Do).Msg("state not saved")
+			j.rare.Error().Err(err).Stringer("step", step.Do).Msg("state not saved")
 			sleep(ctx, time.Second)
 		}
 	}
@@ -97,7 +100,7 @@ func (j *journey) start() bool {
 	switch p.Exec.State {
 	case wire.SelfTesting, wire.Switching, wire.Probation:
 		if err := j.save(func(s slots.State) slots.State { return s.With(j.name, s.Pipelines[j.name].Booted()) }); err != nil {
-			j.log.Error().Err(err).Msg("state not saved")
+			j.rare.Error().Err(err).Msg("state not saved")
 			return false
 		}
 	}

@@ -47,6 +47,7 @@ type put struct {
 func (o *outbox) write(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	said := "" // a disk that refuses does so every few seconds
 	for {
 		select {
 		case <-ctx.Done():
@@ -56,8 +57,14 @@ func (o *outbox) write(ctx context.Context) {
 		}
 		wait := o.due(time.Now())
 		if wait <= 0 {
-			if err := o.commit(false); err != nil {
+			err := o.commit(false)
+			switch {
+			case err != nil && err.Error() != said:
+				said = err.Error()
 				o.log.Error().Err(err).Msg("outbox cannot be written; keeping records in memory")
+			case err == nil && said != "":
+				said = ""
+				o.log.Info().Msg("outbox can be written again")
 			}
 			wait = o.due(time.Now())
 		}
