@@ -113,6 +113,9 @@ func New(ctx context.Context, cfg Config) (s *Server, err error) {
 		return s, err
 	}
 	if err := s.openRooms(); err != nil {
+		if errors.Is(err, store.ErrCorrupt) {
+			err = s.unusable(err)
+		}
 		return s, err
 	}
 	if err := s.announce(); err != nil {
@@ -136,7 +139,7 @@ func (s *Server) path(name string) string { return filepath.Join(s.cfg.Data, nam
 // openStore opens the database; after an unclean stop it is examined first.
 func (s *Server) openStore(ctx context.Context) error {
 	if err := s.fs.MkdirAll(s.cfg.Data); err != nil {
-		return fmt.Errorf("data folder: %w", blob.Coded(err, s.cfg.Data))
+		return fmt.Errorf("data folder: %w; choose another with --data", blob.Coded(err, s.cfg.Data))
 	}
 	_, err := s.fs.Stat(s.path(fileRunning))
 	if err == nil && s.cfg.Check != nil {
@@ -180,7 +183,7 @@ func (s *Server) openRooms() (err error) {
 		Access: s.auth, Log: room(s.cfg.Log, "broker"),
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; choose another address with --mqtt or --plain", err)
 	}
 	s.reg, err = registry.Open(s.db, s.auth, s.broker, registry.Config{
 		Root: s.cfg.Root, Blobs: s.blobs, Log: room(s.cfg.Log, "registry"),
@@ -196,7 +199,7 @@ func (s *Server) openRooms() (err error) {
 		return err
 	}
 	if s.listen, err = net.Listen("tcp", s.cfg.Listen); err != nil {
-		return fmt.Errorf("listen for the API on %s: %w", s.cfg.Listen, err)
+		return fmt.Errorf("listen for the API on %s: %w; choose another address with --listen", s.cfg.Listen, err)
 	}
 	return nil
 }

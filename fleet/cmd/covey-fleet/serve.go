@@ -81,8 +81,11 @@ func logger(out *os.File) zerolog.Logger {
 	return zerolog.New(w).With().Timestamp().Logger()
 }
 
-// checkLimit is long for a sound database and short for one that turns for ever.
-const checkLimit = 2 * time.Minute
+// checkLimit is long for a sound database on a slow card, by its size in bytes, and
+// short for one that turns for ever.
+func checkLimit(size int64) time.Duration {
+	return 2*time.Minute + time.Duration(size>>20)*100*time.Millisecond
+}
 
 // checkInChild runs this program again to examine a database.
 func checkInChild(ctx context.Context, path string) error {
@@ -90,7 +93,11 @@ func checkInChild(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	var size int64
+	if fi, err := os.Stat(path); err == nil { // else check says so
+		size = fi.Size()
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkLimit(size))
 	defer cancel()
 	out, err := exec.CommandContext(ctx, self, "check", path).CombinedOutput()
 	var exit *exec.ExitError

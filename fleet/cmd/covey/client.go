@@ -54,7 +54,10 @@ func (a *app) client() (*client, error) {
 	return newClient(s), nil
 }
 
-var errPin = errors.New("this is not the controller whose CA was named")
+var (
+	errPin   = errors.New("this is not the controller whose CA was named")
+	errQuiet = errors.New("it said nothing for " + quiet.String())
+)
 
 // pinned trusts the one CA with the session's hash, which the server must send
 // along. All else is verified as usual, the name too.
@@ -185,9 +188,9 @@ func (c *client) call(ctx context.Context, method, path string, in, out any) err
 // stream hands every event to fn until the controller ends the stream or fn
 // returns an error. A stream that falls silent is cut.
 func (c *client) stream(ctx context.Context, path string, fn func(event string, data []byte) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	alarm := time.AfterFunc(quiet, cancel)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	alarm := time.AfterFunc(quiet, func() { cancel(errQuiet) })
 	defer alarm.Stop()
 	resp, err := c.send(ctx, "GET", path, nil, -1)
 	if err != nil {
@@ -211,6 +214,9 @@ func (c *client) stream(ctx context.Context, path string, fn func(event string, 
 		}
 	}
 	if err := s.Err(); err != nil {
+		if context.Cause(ctx) == errQuiet {
+			err = errQuiet
+		}
 		return c.unreachable(err)
 	}
 	return nil

@@ -70,6 +70,9 @@ func (a *app) session() (s session, err error) {
 // fromData reads what a controller leaves in its data folder while it runs.
 func fromData(dir string) (s session, err error) {
 	fail := func(err error) (session, error) {
+		if errors.Is(err, fs.ErrPermission) {
+			return s, &failure{code: exitRefused, what: err.Error(), fix: "be the user that the controller runs as, or: covey login <url>"}
+		}
 		return s, &failure{code: exitUnreachable, what: fmt.Sprintf("no controller runs with the data folder %s: %v", dir, err), fix: "start it: covey-fleet serve --data " + dir}
 	}
 	b, err := readFile(filepath.Join(dir, "endpoints.json"))
@@ -86,6 +89,9 @@ func fromData(dir string) (s session, err error) {
 		return fail(err)
 	}
 	token, err := readFile(filepath.Join(dir, filepath.Base(e.Token)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, &failure{code: exitRefused, what: "the admin token was moved out of " + dir, fix: fmt.Sprintf("covey login %s --ca %s --token-file <file>", e.API, filepath.Join(dir, "ca.pem"))}
+	}
 	if err != nil {
 		return fail(err)
 	}

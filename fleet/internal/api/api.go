@@ -56,12 +56,13 @@ type API struct {
 	openapi []byte
 	enrol   limiter
 	uploads locks
+	streams chan struct{} // holds one for each that is open
 	seen    *prometheus.HistogramVec
 }
 
 // New makes the API.
 func New(cfg Config) (*API, error) {
-	a := &API{cfg: cfg, mux: http.NewServeMux()}
+	a := &API{cfg: cfg, mux: http.NewServeMux(), streams: make(chan struct{}, maxStreams)}
 	hc := huma.DefaultConfig("Covey controller", cfg.Version)
 	hc.Info.Description = "Devices, releases and rollouts of a fleet. Errors are application/problem+json with a code that does not change."
 	hc.OpenAPIPath, hc.DocsPath, hc.SchemasPath = "", "", "" // served here, behind the token
@@ -206,6 +207,13 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r = r.WithContext(context.WithValue(r.Context(), visitorKey{}, v))
 	}
 	if strings.HasPrefix(r.URL.Path, "/v1/watch/") {
+		select {
+		case a.streams <- struct{}{}:
+			defer func() { <-a.streams }()
+		default:
+			write(sw, problem(http.StatusTooManyRequests, v1.CodeTooMany, "end some, then try again", "%d streams are open already", maxStreams))
+			return
+		}
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // or HTTP/1 ends the stream with it
 		a.mux.ServeHTTP(stream{sw}, r)
 		return

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/covey-edge/covey/fleet/internal/api/apitest"
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
@@ -272,6 +273,41 @@ func TestARemovedTokenFollowsNothing(t *testing.T) {
 	text, err := io.ReadAll(resp.Body) // ends
 	if err != nil || strings.Contains(string(text), "DOWNLOADING") {
 		t.Errorf("followed on: %s, %v", text, err)
+	}
+}
+
+func TestStreamsAreCounted(t *testing.T) {
+	_, c := start(t)
+	open := func() *http.Response {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", c.f.URL+"/v1/watch/devices", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+c.token)
+		resp, err := c.http().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	c.f.Join(t, "pi-1", nil, "cam") // so that each stream begins at once
+	var first *http.Response
+	for range 256 {
+		if resp := open(); resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		} else if first == nil {
+			first = resp
+		}
+	}
+	c.refused("GET", "/v1/watch/devices", nil, http.StatusTooManyRequests, v1.CodeTooMany)
+	c.call("GET", "/v1/devices", nil, http.StatusOK, nil)
+	first.Body.Close()
+	for begin := time.Now(); open().StatusCode != http.StatusOK; {
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("a stream that ended still counts")
+		}
 	}
 }
 

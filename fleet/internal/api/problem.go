@@ -63,7 +63,7 @@ func (a *API) problem(op string, err error) *v1.Problem {
 	case errors.Is(err, rollout.ErrTaken):
 		return problem(http.StatusConflict, v1.CodeConflict, "push it under another version: `--version`", "%s", err)
 	case errors.Is(err, rollout.ErrOver):
-		return problem(http.StatusConflict, v1.CodeConflict, "", "%s", err)
+		return problem(http.StatusConflict, v1.CodeConflict, "see `covey rollout show`", "%s", err)
 	case errors.Is(err, auth.ErrDenied):
 		return problem(http.StatusUnauthorized, v1.CodeUnauthorized, "", "%s", err)
 	case errors.Is(err, auth.ErrExists):

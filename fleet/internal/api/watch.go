@@ -20,6 +20,8 @@ const (
 	pingEvery = 15 * time.Second
 	// settle is how long changes are gathered before they are sent.
 	settle = 100 * time.Millisecond
+	// maxStreams bounds those of all clients: each remembers what it has sent.
+	maxStreams = 256
 )
 
 // watches registers the streams. Each begins with how things stand.

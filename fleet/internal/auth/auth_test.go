@@ -256,11 +256,33 @@ func TestRevokeAndRenew(t *testing.T) {
 	}
 }
 
+// An authority that is made before the clock is set would end before it began.
+func TestNoAuthorityWithoutTime(t *testing.T) {
+	db, err := store.Open(filepath.Join(t.TempDir(), "x.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	now := time.Unix(100, 0)
+	cfg := auth.Config{Now: func() time.Time { return now }}
+	if _, err := auth.Open(db, cfg); err == nil || !strings.Contains(err.Error(), "clock") {
+		t.Errorf("in 1970: %v", err)
+	}
+	now = time.Now()
+	if _, err := auth.Open(db, cfg); err != nil {
+		t.Error(err)
+	}
+	now = time.Unix(100, 0) // what is there is used, whatever the clock says
+	if _, err := auth.Open(db, cfg); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestServerTLS: a client that knows only the hash of the CA finds it behind the
 // server's certificate, which fits every host and is made anew in time.
 func TestServerTLS(t *testing.T) {
 	r := open(t)
-	for _, days := range []int{0, 59, 61, 200} {
+	for _, days := range []int{0, 59, 61, 200, -320} { // at last the clock is set right
 		r.wait(time.Duration(days) * 24 * time.Hour)
 		for _, host := range []string{"localhost", "127.0.0.1", "fleet.example.org", "192.0.2.7"} {
 			pool := x509.NewCertPool()

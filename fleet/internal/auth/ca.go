@@ -74,6 +74,9 @@ func openCA(db *store.Store, now time.Time) (*ca, error) {
 }
 
 func makeCA(now time.Time) (r caRecord, err error) {
+	if now.Year() < 2024 {
+		return r, fmt.Errorf("the clock says %s: set it first, or wait until it is set", now.Format(time.DateOnly))
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return r, err
@@ -136,7 +139,8 @@ func (a *Authority) serverCert() (*tls.Certificate, error) {
 	now := a.cfg.Now()
 	a.ca.mu.Lock()
 	defer a.ca.mu.Unlock()
-	if c := a.ca.server; c != nil && now.Before(c.Leaf.NotAfter.Add(-serverLife/3)) {
+	// One that was made before the clock was set right may begin in the future.
+	if c := a.ca.server; c != nil && now.After(c.Leaf.NotBefore) && now.Before(c.Leaf.NotAfter.Add(-serverLife/3)) {
 		return c, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
