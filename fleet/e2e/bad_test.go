@@ -308,6 +308,7 @@ func wantSteady(t *testing.T, heard <-chan string) {
 // and stays in quarantine: a wish of before does not bring it back, nor a byte of
 // it. A person who asks again does.
 func TestQuarantine(t *testing.T) {
+	t.Parallel()
 	c := newController(t)
 	proxy := linktest.NewProxy(t, c.mqtt)
 	e, heard := badBoard(t, c, "fleet: {url: mqtts://"+proxy.Addr()+"}")
