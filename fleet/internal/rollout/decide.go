@@ -79,7 +79,9 @@ func Reported(r Rollout, x Execution, rep wire.Reported) Execution {
 		return x
 	}
 	switch {
-	case rep.Error != nil:
+	// A pipeline that is not there is no reason: an older wish may name it, and the
+	// device does what it is asked for on the others.
+	case rep.Error != nil && rep.Error.Code != CodePipeline:
 		return reject(x, CodeDesired, rep.Error.Code+": "+rep.Error.Text)
 	case !ok:
 		return reject(x, CodePipeline, fmt.Sprintf("the device has no pipeline %s", r.Pipeline))

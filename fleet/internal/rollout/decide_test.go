@@ -77,6 +77,11 @@ func TestStepsAreHints(t *testing.T) {
 	}
 }
 
+func complains(rep wire.Reported, code string) wire.Reported {
+	rep.Error = &wire.Fault{Code: code}
+	return rep
+}
+
 func TestReportedIsTheTruth(t *testing.T) {
 	two, one := &wire.ReportedSlot{Release: digestTwo}, &wire.ReportedSlot{Release: digestOne, Name: "m", Version: "1.0.0"}
 	x := Execution{ID: "ex-1", Rev: 5, State: wire.Probation}
@@ -97,6 +102,8 @@ func TestReportedIsTheTruth(t *testing.T) {
 		{"pinned", x, reported(5, wire.ReportedPipeline{Pinned: true}), wire.Rejected, CodePinned},
 		{"no pipeline", x, wire.Reported{V: 1, Rev: 5}, wire.Rejected, CodePipeline},
 		{"desired not accepted", x, wire.Reported{V: 1, Rev: 5, Error: &wire.Fault{Code: "E_JSON"}}, wire.Rejected, CodeDesired},
+		{"another pipeline of the document is not there", x, complains(reported(5, wire.ReportedPipeline{Execution: "ex-0"}), "E_PIPELINE"), wire.Probation, ""},
+		{"nor is this one", x, complains(wire.Reported{V: 1, Rev: 5}, "E_PIPELINE"), wire.Rejected, CodePipeline},
 		{"not asked yet", Execution{ID: "ex-1", State: wire.Queued}, wire.Reported{V: 1, Rev: 5}, wire.Queued, ""},
 		{"what is over stays over", with(wire.Superseded), reported(5, wire.ReportedPipeline{Execution: "ex-1", State: wire.Downloading}), wire.Superseded, ""},
 		{"unless it was done after all", with(wire.Canceled), reported(5, wire.ReportedPipeline{Execution: "ex-1", State: wire.Succeeded, Active: two}), wire.Succeeded, ""},
