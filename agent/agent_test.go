@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/agent/internal/pipeline"
 	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/link/mem"
@@ -348,6 +349,20 @@ func TestModelFaultIsReported(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// No release can be put to work where no frame will come; the operator is told so.
+func TestSwitchAfterTheEnd(t *testing.T) {
+	p := pipeline.New(pipeline.Config{Source: &haltest.FakeSource{}, Publish: func(*wire.Result) error { return nil }})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	err := stations{"once": &station{pipe: p}}.Switch(t.Context(), "once", nil)
+	if hal.CodeOf(err) != hal.CodePipeline {
+		t.Errorf("got %v", err)
+	}
 }
 
 // A source that breaks is opened again, and its frames are counted through.

@@ -84,6 +84,12 @@ func (s *station) reopen(ctx context.Context) (pipeline.Model, error) {
 	if err != nil {
 		return pipeline.Model{}, err
 	}
+	s.mutex.Lock()
+	stale := s.now != now
+	s.mutex.Unlock()
+	if stale {
+		return pipeline.Model{}, errors.Join(errors.New("another model should run now"), l.Close())
+	}
 	return s.watched(l), nil
 }
 
@@ -153,11 +159,17 @@ func (s stations) Prepare(ctx context.Context, name string, f update.Files) (upd
 // Switch puts a release to work.
 func (s stations) Switch(ctx context.Context, name string, w update.Warm) error {
 	st := s[name]
+	var err error
 	if w == nil {
 		st.mutex.Lock()
 		st.now = nil
 		st.mutex.Unlock()
-		return st.pipe.Clear(ctx)
+		err = st.pipe.Clear(ctx)
+	} else {
+		err = st.run(ctx, w.(*loaded)) // Prepare made it
 	}
-	return st.run(ctx, w.(*loaded)) // Prepare made it
+	if errors.Is(err, pipeline.ErrEnded) {
+		return &hal.Error{Code: hal.CodePipeline, Text: "pipeline " + name + " has come to the end of its source: loop or watch it, or restart the agent", Err: err}
+	}
+	return err
 }

@@ -47,7 +47,7 @@ const (
 	CodeStateNewer   Code = "E_STATE_NEWER"   // state file of a later version
 	CodeFetch        Code = "E_FETCH"         // a file cannot be had from the controller
 	CodeQuarantined  Code = "E_QUARANTINED"   // failed here before, and attempt did not rise
-	CodePipeline     Code = "E_PIPELINE"      // no such pipeline here, or its model is pinned
+	CodePipeline     Code = "E_PIPELINE"      // no such pipeline here, its model is pinned, or it has ended
 	CodeRollback     Code = "E_ROLLBACK"      // older than what was taken in before
 	CodeTarget       Code = "E_TARGET"        // addressed to another device
 	CodeExpired      Code = "E_EXPIRED"       // past its time

@@ -216,10 +216,13 @@ func (p *Pipeline) hand(ctx context.Context, h *handover) error {
 	h.taken = make(chan bool, 1)
 	select {
 	case p.next <- h:
-		if !<-h.taken {
-			return errReplaced
+		switch {
+		case <-h.taken:
+			return nil
+		case h.replaces == nil:
+			return ErrEnded
 		}
-		return nil
+		return errReplaced
 	case <-p.ended:
 		return ErrEnded
 	case <-ctx.Done():
