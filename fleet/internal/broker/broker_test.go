@@ -236,6 +236,7 @@ func TestStatusComesBack(t *testing.T) {
 func TestKick(t *testing.T) {
 	r := start(t)
 	pi := r.device(t, "pi")
+	pi.ClientSessionCache = tls.NewLRUClientSessionCache(4) // a resumed session counts no more than a new one
 	pw := r.home(t, "ha")
 	a := r.mustDial(t, greeting{tls: pi, id: "pi", keep: true})
 	b := r.mustDial(t, greeting{tls: pi, id: "pi~x"})
