@@ -257,3 +257,37 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A broker that takes the connection and says nothing does not keep a link that
+// has to end.
+func TestStopWhileDialling(t *testing.T) {
+	for _, scheme := range []string{"mqtt", "mqtts", "ws", "wss"} {
+		t.Run(scheme, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			link, err := New(Config{URL: scheme + "://" + l.Addr().String(), ClientID: "pi-1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- link.Run(ctx, wire.Spec{}) }()
+			c, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			cancel()
+			select {
+			case <-ended:
+			case <-time.After(connectTimeout / 3):
+				t.Error("the link does not end")
+				c.Close()
+				<-ended
+			}
+		})
+	}
+}

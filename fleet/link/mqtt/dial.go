@@ -27,10 +27,36 @@ func dial(ctx context.Context, cfg *Config, u *url.URL) (net.Conn, error) {
 	case "mqtts":
 		return dialTLS(ctx, cfg, tc, hostPort(u, "8883"), http.ProxyFromEnvironment)
 	}
+	return dialWebsocket(ctx, u, tc)
+}
+
+// dialWebsocket returns when ctx ends, which paho does not know of: its dial then
+// ends by its own timeout, with nobody waiting for it.
+func dialWebsocket(ctx context.Context, u *url.URL, tc *tls.Config) (net.Conn, error) {
 	deadline, _ := ctx.Deadline()
 	plain := *u
 	plain.User = nil
-	return paho.NewWebsocket(plain.String(), tc, time.Until(deadline), nil, nil)
+	type answer struct {
+		conn net.Conn
+		err  error
+	}
+	dialled := make(chan answer)
+	go func() {
+		c, err := paho.NewWebsocket(plain.String(), tc, time.Until(deadline), nil, nil)
+		select {
+		case dialled <- answer{c, err}:
+		case <-ctx.Done():
+			if err == nil {
+				c.Close()
+			}
+		}
+	}()
+	select {
+	case a := <-dialled:
+		return a.conn, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func hostPort(u *url.URL, port string) string {
