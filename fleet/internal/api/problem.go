@@ -76,11 +76,19 @@ func (a *API) problem(op string, err error) *v1.Problem {
 		return notFound("", "%s", err)
 	case errors.As(err, &large):
 		return problem(http.StatusRequestEntityTooLarge, v1.CodeTooLarge, "", "the request is longer than %d bytes", large.Limit)
+	case errors.As(err, &coded) && ofDisk(coded.Code):
+		a.cfg.Log.Error().Err(err).Str("operation", op).Msg("the disk refuses")
+		return problem(http.StatusInsufficientStorage, string(coded.Code), "see to the disk of the controller, then try again", "%s", coded.Text)
 	case errors.As(err, &coded) && coded.Code != hal.CodeHashAtRest:
 		return problem(http.StatusUnprocessableEntity, string(coded.Code), "", "%s", coded.Text)
 	}
 	a.cfg.Log.Error().Err(err).Str("operation", op).Msg("request failed")
 	return internal()
+}
+
+// ofDisk says whether the controller's disk is to blame, and not the request.
+func ofDisk(c hal.Code) bool {
+	return c == hal.CodeDiskFull || c == hal.CodeDiskRO || c == hal.CodeDiskIO
 }
 
 // problemOfHuma makes our problem of what huma says about a malformed request.
