@@ -61,7 +61,7 @@ func killed(t *testing.T, states []wire.ExecState, when string, block int) {
 func lostState(t *testing.T) {
 	m := newMortal(t)
 	r := m.release("1.0.1")
-	dead := m.die(r, doom{Release: r.Digest, Lose: wire.Verifying, State: wire.Succeeded, When: "later", Delay: time.Second})
+	dead := m.die(doom{Release: r.Digest, Lose: wire.Verifying, State: wire.Succeeded, When: "later", Delay: time.Second})
 	if err := m.honest(r); err == nil {
 		t.Errorf("%s: the state was lost from %s on, and nobody noticed", dead.name, wire.Verifying)
 	}
@@ -139,7 +139,7 @@ func (m *mortal) blob(sha wire.Digest) string {
 }
 
 // die runs the agent until its doom.
-func (m *mortal) die(r wish, d doom) *process {
+func (m *mortal) die(d doom) *process {
 	m.t.Helper()
 	dead := m.startDoomed(d)
 	select {
@@ -162,7 +162,7 @@ func (m *mortal) die(r wish, d doom) *process {
 // kill is die with a look at what is on the disk.
 func (m *mortal) kill(r wish, d doom) {
 	m.t.Helper()
-	m.die(r, d)
+	m.die(d)
 	release, state, err := onDisk(filepath.Join(m.dir, "data", stateFile))
 	if d.When != "later" && d.Blocks == 0 {
 		there := release == r.Digest && state == d.State
