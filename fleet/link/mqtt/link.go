@@ -198,6 +198,7 @@ func (l *Link) connection(ctx context.Context) error {
 	if err == nil {
 		wg.Go(c.send)
 		l.setUp(true)
+		l.cfg.Logger.Info().Str("broker", l.url.Host).Msg("link up")
 		if l.spec.Up != nil {
 			l.spec.Up()
 		}
