@@ -186,14 +186,15 @@ func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 	return c
 }
 
-// desire takes in a desired document. What is wrong with it the loop reports.
-func (a *agent) desire(d *wire.Desired) {
+// desire takes in a desired document. What is wrong with it the loop reports, too.
+func (a *agent) desire(d *wire.Desired) error {
 	if err := a.loop.Desire(*d); err != nil {
 		a.Log.Warn().Err(err).Uint64("rev", d.Signed.Rev).Msg("desired document refused")
-		return
+		return err
 	}
 	a.healthSeconds.Store(int64(d.Signed.Config.HealthSeconds))
 	a.Log.Info().Uint64("rev", d.Signed.Rev).Msg("desired document taken in")
+	return nil
 }
 
 // frames runs one pipeline to its end.

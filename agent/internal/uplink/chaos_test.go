@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -47,11 +48,14 @@ func TestChaosOnBothLinks(t *testing.T) {
 	asked := make(chan struct{})
 	u := open(t, Config{
 		Dir:   t.TempDir(),
-		Fleet: &FleetConfig{Link: mqttLink(t, proxy.Addr(), "pi-1"), MID: "m", OnDesired: func(*wire.Desired) { close(asked) }},
+		Fleet: &FleetConfig{Link: mqttLink(t, proxy.Addr(), "pi-1"), MID: "m", OnDesired: func(*wire.Desired) error { close(asked); return nil }},
 		Home:  &HomeConfig{Link: mqttLink(t, proxy.Addr(), "pi-1-home")},
 	})
 	running(t, u)
 	<-asked
+	for !u.fleetWants("porch") {
+		runtime.Gosched() // it is on its way to the disk
+	}
 	const n = 3000
 	done := make(chan struct{})
 	var wg sync.WaitGroup

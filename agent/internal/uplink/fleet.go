@@ -196,9 +196,8 @@ func (f *fleet) takeDesired(payload []byte) {
 	if err != nil {
 		return
 	}
-	f.u.setResults(d.Signed.Config.Results)
-	if f.cfg.OnDesired != nil {
-		f.cfg.OnDesired(d)
+	if f.cfg.OnDesired == nil || f.cfg.OnDesired(d) == nil {
+		f.u.setResults(d.Signed.Config.Results)
 	}
 }
 

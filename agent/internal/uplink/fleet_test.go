@@ -131,7 +131,12 @@ func TestDesired(t *testing.T) {
 	revs, faults := make(chan uint64, 10), make(chan *wire.Fault, 10)
 	cfg := func() *FleetConfig {
 		return &FleetConfig{Link: b.Link("pi-1", false), MID: "m",
-			OnDesired: func(d *wire.Desired) { revs <- d.Signed.Rev }, OnFault: func(f *wire.Fault) { faults <- f }}
+			OnDesired: func(d *wire.Desired) error {
+				if revs <- d.Signed.Rev; d.Signed.Rev == 0 {
+					return errors.New("an old one")
+				}
+				return nil
+			}, OnFault: func(f *wire.Fault) { faults <- f }}
 	}
 	put(desired(1, `"porch"`))
 	u := open(t, Config{Dir: dir, Fleet: cfg()})
@@ -155,6 +160,10 @@ func TestDesired(t *testing.T) {
 	}
 	if rev := <-revs; rev != 3 {
 		t.Errorf("rev %d, want 3", rev)
+	}
+	put(desired(0, "")) // refused: what it says of results does not count
+	if rev := <-revs; rev != 0 {
+		t.Errorf("rev %d, want 0", rev)
 	}
 	stop()
 	// What the fleet wants of results is known before it is connected again.

@@ -44,8 +44,9 @@ type FleetConfig struct {
 	Root string // of the topics; "" is "covey"
 	MID  string // hash of the machine's id
 	// OnDesired is called when the desired document has changed, never for the same
-	// one twice in a row. Neither it nor OnFault may block for long.
-	OnDesired func(*wire.Desired)
+	// one twice in a row. With an error the document is refused, and what it says of
+	// results does not count. Neither it nor OnFault may block for long.
+	OnDesired func(*wire.Desired) error
 	// OnFault is called when the desired document cannot be used; nil when the next
 	// one can.
 	OnFault func(*wire.Fault)
