@@ -37,6 +37,7 @@ type fleet struct {
 	leave    chan struct{}     // closed to end the connection that runs
 	desired  [sha256.Size]byte // of the last document that came
 	hadFault bool
+	leaving  bool // the last word is said: nothing is to contradict it
 }
 
 func newFleet(u *Uplink, cfg *FleetConfig) *fleet {
@@ -89,7 +90,10 @@ func (f *fleet) run(ctx context.Context) error {
 			if ctx.Err() == nil {
 				return f.health // says why we leave
 			}
-			f.pump.set(f.status, f.statusOf(wire.StateStopped, f.u.SID()))
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.leaving = true
+			f.sayStatus()
 			return f.status
 		})
 		if err != nil || ctx.Err() != nil {
@@ -136,7 +140,16 @@ func (f *fleet) birth() {
 	defer f.mu.Unlock()
 	f.sayHello()
 	f.sayReported()
-	f.pump.set(f.status, f.statusOf(wire.StateOnline, f.u.SID()))
+	f.sayStatus()
+}
+
+// sayStatus says that we are here, or have gone. mu is held.
+func (f *fleet) sayStatus() {
+	state := wire.StateOnline
+	if f.leaving {
+		state = wire.StateStopped
+	}
+	f.pump.set(f.status, f.statusOf(state, f.u.SID()))
 }
 
 func (f *fleet) setHello(h wire.Hello) {
@@ -235,7 +248,7 @@ func (f *fleet) takeStatus(payload []byte) {
 	case !ours && f.echoed:
 		f.meet()
 	case s.State == wire.StateOffline && f.pump.isUp():
-		f.pump.set(f.status, f.statusOf(wire.StateOnline, f.u.SID()))
+		f.sayStatus()
 	}
 }
 

@@ -15,8 +15,9 @@ type home struct {
 	self   *doc            // available
 	pipes  map[string]*doc // <pipeline>/available
 
-	mu    sync.Mutex
-	works map[string]bool
+	mu      sync.Mutex
+	works   map[string]bool
+	leaving bool // the last word is said
 }
 
 func newHome(u *Uplink, cfg *HomeConfig) *home {
@@ -38,6 +39,9 @@ func (h *home) topic(c class, key string) string {
 
 func (h *home) run(ctx context.Context) error {
 	return lastWords(ctx, h.pump, h.spec(), nil, func() *doc {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.leaving = true
 		h.pump.set(h.self, word(false))
 		return h.self
 	})
@@ -60,7 +64,7 @@ func (h *home) birth() {
 	for name, d := range h.pipes {
 		h.pump.set(d, word(h.works[name]))
 	}
-	h.pump.set(h.self, word(true))
+	h.pump.set(h.self, word(!h.leaving))
 }
 
 func (h *home) setAvailable(pipeline string, yes bool) {
