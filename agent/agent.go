@@ -30,7 +30,7 @@ import (
 	"github.com/covey-edge/covey/hal"
 )
 
-// Config of an agent. All but the links, CheckOutbox and Root is required.
+// Config of an agent. All but the links, CheckOutbox, Floor and Root is required.
 type Config struct {
 	File    *File
 	Device  wire.DeviceID
@@ -41,7 +41,8 @@ type Config struct {
 	Fleet   *FleetLink // nil: no controller
 	Home    wire.Link  // nil: no house
 	Board   firmware.Board
-	Root    fs.FS // of the board, for its gauges; nil: none are read
+	Root    fs.FS     // of the board, for its gauges; nil: none are read
+	Floor   time.Time // when the program was made: it cannot be earlier; zero: not known
 	// CheckOutbox is the command that ends in CheckOutbox; see there.
 	CheckOutbox []string
 	Log         zerolog.Logger
@@ -138,7 +139,7 @@ func (a *agent) build() error {
 	a.loop = update.New(update.Config{
 		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
 		Fetcher: fetcher{a.uplink}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
-		Changed: func() { poke(a.changed) },
+		Changed: func() { poke(a.changed) }, Floor: a.Floor,
 	})
 	poke(a.changed)
 	return nil

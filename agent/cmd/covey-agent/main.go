@@ -25,8 +25,8 @@ import (
 	"github.com/covey-edge/covey/hal/source/synthetic"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and built (seconds since 1970) are set by the linker.
+var version, built = "dev", ""
 
 const defaultConfig = "/etc/covey/agent.yaml"
 

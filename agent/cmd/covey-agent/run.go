@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,7 +72,7 @@ func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, err
 	c := agent.Config{
 		File: file, Version: version, FS: blob.OS{}, Source: source,
 		Board: firmware.Detect(os.DirFS("/")), Root: os.DirFS("/"),
-		CheckOutbox: []string{self, agent.CheckOutboxCommand}, Log: log,
+		Floor: floor(), CheckOutbox: []string{self, agent.CheckOutboxCommand}, Log: log,
 	}
 	if c.Engines, err = engines(log); err != nil {
 		return c, nil, err
@@ -98,6 +99,16 @@ func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, err
 		c.Home, err = homeLink(file.Home, c.Device, log)
 	}
 	return c, renew, err
+}
+
+// floor is a time that it cannot be earlier than, whatever the clock of a board
+// without a battery says: that of the commit which this program was built from.
+func floor() time.Time {
+	seconds, err := strconv.ParseInt(built, 10, 64)
+	if err != nil {
+		return time.Time{} // not built by scripts/setup
+	}
+	return time.Unix(seconds, 0)
 }
 
 func fleetLink(file *agent.File, r *renewal, log zerolog.Logger) (*agent.FleetLink, error) {
