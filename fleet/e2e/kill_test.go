@@ -200,6 +200,7 @@ func (m *mortal) honest(r wish) error {
 func (m *mortal) mustEnd(r wish, what string) {
 	m.t.Helper()
 	m.start()
+	m.await("agent starts", 20*time.Second) // before that a SIGTERM is the shell's way to end it
 	done := m.c.awaitEnd(r.rollout, time.Minute)
 	if done.State != wire.RolloutCompleted || done.Executions[0].State != wire.Succeeded {
 		m.t.Errorf("killed at %s: rollout ended %s, %+v", what, done.State, done.Executions[0])

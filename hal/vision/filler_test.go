@@ -350,7 +350,7 @@ func BenchmarkFill(b *testing.B) {
 	}{
 		{"1080p-yuv420-uint8", hal.FormatYUV420, 1920, 1080, hal.Uint8}, {"1080p-yuv420-float32", hal.FormatYUV420, 1920, 1080, hal.Float32},
 		{"1080p-rgb-int8", hal.FormatRGB, 1920, 1080, hal.Int8}, {"720p-yuv422-int8", hal.FormatYUV422, 1280, 720, hal.Int8},
-		{"same-rgb-uint8", hal.FormatRGB, 224, 224, hal.Uint8},
+		{"480p-yuv420-uint8", hal.FormatYUV420, 640, 480, hal.Uint8}, {"same-rgb-uint8", hal.FormatRGB, 224, 224, hal.Uint8},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			f, err := NewFiller(input(bb.in, 1, 224, 224, 3), Options{})
