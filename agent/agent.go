@@ -103,7 +103,7 @@ func Run(ctx context.Context, c Config) error {
 			rest.Go(func() { a.runLocal(ctx, s) })
 		}
 	}
-	rest.Go(func() { a.loop.Run(ctx) }) // its error is for a disk that never mends; it says so in the log
+	rest.Go(func() { a.loop.Run(ctx) })
 	rest.Go(func() { a.report(ctx) })
 	rest.Go(func() { a.watch(ctx) })
 	rest.Go(func() { a.reportHealth(ctx) })

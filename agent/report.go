@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"maps"
 	"runtime"
@@ -137,7 +138,7 @@ type fetcher struct{ *uplink.Uplink }
 
 // Fetch fetches a blob. That the controller does not give it is final; that it
 // gives other bytes than were promised has a code, too.
-func (f fetcher) Fetch(ctx context.Context, sha wire.Digest, _ int64, p update.Partial) error {
+func (f fetcher) Fetch(ctx context.Context, sha wire.Digest, p update.Partial) error {
 	err := f.Uplink.Fetch(ctx, sha, p)
 	if errors.Is(err, uplink.ErrGone) {
 		return &hal.Error{Code: hal.CodeFetch, Text: err.Error(), Err: err}
@@ -153,4 +154,4 @@ const CheckOutboxCommand = "check-outbox"
 
 // CheckOutbox looks through an outbox and returns the exit code for a process of
 // its own: a damaged database can kill the one that reads it.
-var CheckOutbox = uplink.CheckMain
+func CheckOutbox(path string, w io.Writer) int { return uplink.CheckMain(path, w) }

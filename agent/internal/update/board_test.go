@@ -70,7 +70,7 @@ func (c *controller) release(model string, edit ...func(*release.Manifest)) wire
 		Execution: "ex-" + string(digest(canon)[:8]), Attempt: 1, Mode: wire.ModeActivate}
 }
 
-func (c *controller) Fetch(ctx context.Context, sha wire.Digest, length int64, p update.Partial) error {
+func (c *controller) Fetch(ctx context.Context, sha wire.Digest, p update.Partial) error {
 	c.mu.Lock()
 	c.fetches++
 	var err error
@@ -259,7 +259,7 @@ func (b *board) boot(ctx context.Context) (*session, error) {
 		}})
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	go func() { defer close(done); _ = l.Run(ctx) }()
+	go func() { defer close(done); l.Run(ctx) }()
 	return &session{b, l, state, func() { cancel(); <-done }}, nil
 }
 

@@ -130,7 +130,7 @@ func (j *journey) have(ctx context.Context, sha wire.Digest, length int64, hashe
 	m := &meter{Partial: p, bar: bar}
 	bar.skip(length - min(length, int64(p.Left())*wire.BlockSize))
 	if p.Left() > 0 {
-		err := j.l.c.Fetcher.Fetch(ctx, sha, length, m)
+		err := j.l.c.Fetcher.Fetch(ctx, sha, m)
 		if p.Left() > 0 && err == nil {
 			err = fmt.Errorf("fetch blob %s: %d blocks are still missing", sha.Short(), p.Left())
 		}

@@ -72,8 +72,8 @@ func New(c Config) *Loop {
 
 // Run keeps at it until ctx ends. What runs in the pipelines then keeps running:
 // it belongs to the Installer. While the state cannot be written nothing moves,
-// and it is tried every second. Run is called once; it returns nil.
-func (l *Loop) Run(ctx context.Context) error {
+// and it is tried every second. Run is called once.
+func (l *Loop) Run(ctx context.Context) {
 	if note := l.c.State.Note(); note != nil {
 		l.c.Log.Error().Err(note).Msg("state mended")
 		l.complain(FaultOf(note))
@@ -88,7 +88,6 @@ func (l *Loop) Run(ctx context.Context) error {
 		wg.Go(func() { j.run(ctx) })
 	}
 	wg.Wait()
-	return nil
 }
 
 // Desire takes in a desired document. The error says why it is refused; it is

@@ -24,7 +24,7 @@ type Fetcher interface {
 	// is missing. It waits while there is no link. Other errors are tried again
 	// later, with what is here kept, but for one with the code E_FETCH: the
 	// controller does not give this blob. It must not use p after it returned.
-	Fetch(ctx context.Context, sha wire.Digest, length int64, p Partial) error
+	Fetch(ctx context.Context, sha wire.Digest, p Partial) error
 }
 
 // A Partial is a blob that is being received, used by one goroutine at a time.
