@@ -6,7 +6,7 @@ import (
 )
 
 // An Accelerator names what runs a model: "cpu", "xnnpack", "gpu", "edgetpu",
-// "tensorrt", or "external:<library>".
+// "cuda", "tensorrt", or "external:<library>", a delegate's file name or path.
 type Accelerator string
 
 const (
@@ -15,6 +15,7 @@ const (
 	XNNPACK  Accelerator = "xnnpack"
 	GPU      Accelerator = "gpu"
 	EdgeTPU  Accelerator = "edgetpu"
+	CUDA     Accelerator = "cuda"
 	TensorRT Accelerator = "tensorrt"
 )
 
@@ -33,8 +34,10 @@ type Engine interface {
 // A Device is one piece of hardware that an engine can run models on.
 type Device struct {
 	Accelerator Accelerator `json:"accelerator"`
+	ID          string      `json:"id,omitempty"`      // for Options.Device, where there may be more than one: "usb:0", "pci:1"
 	Name        string      `json:"name"`              // for people
 	Runtime     string      `json:"runtime,omitempty"` // engine library and its version, "tflite 2.17.1"
+	Driver      string      `json:"driver,omitempty"`  // delegate or provider and its version, "libedgetpu 16.0TF2.17.1"
 }
 
 // A Diagnosis is one line of a doctor's report: what was looked for, how it
@@ -64,6 +67,24 @@ type Options struct {
 	Deadline    time.Duration // of one Run; 0 means 10 s
 	OpenTimeout time.Duration // of Open; 0 means 60 s
 	MemoryLimit int64         // bytes that the runner may allocate; 0 means the engine's default
+
+	Weight   float64           // part in the time of an accelerator that several sessions share; 0 means 1
+	Device   string            // of the accelerator, a Device.ID; "": the first
+	Settings map[string]string // of the accelerator, by its own names: "flags" of xnnpack, "trt_fp16_enable"; nil: its defaults
+	Shapes   map[string][]int  // of inputs that the model leaves open, by name
+
+	// What Auto goes by. Engines that do not choose pass over it.
+	Order   []Accelerator // to try, best first; empty: the engine's own
+	Sibling *Model        // the same model for the plain CPU, where the file runs on one accelerator alone
+	Golden  []Sample      // that every candidate has to answer
+	Step    func(string)  // told what long work is at ("building the TensorRT engine"); may be nil
+}
+
+// A Sample is one input of a model with the answer that is known to be right.
+type Sample struct {
+	Inputs    [][]byte
+	Outputs   [][]byte // one each, or none: then candidates are compared with the plain CPU
+	Tolerance float64  // largest difference of a value, as real numbers; 0: the chooser's own
 }
 
 // Info describes an open session.
@@ -79,12 +100,23 @@ type Info struct {
 	Deadline    time.Duration `json:"deadline"`
 	SHA256      string        `json:"sha256"`          // of the bytes that run
 	Tried       []Attempt     `json:"tried,omitempty"` // candidates that lost, in order
+
+	Device   string            `json:"device,omitempty"`   // in use, where there are several
+	Driver   string            `json:"driver,omitempty"`   // delegate or provider and its version
+	Settings map[string]string `json:"settings,omitempty"` // of the accelerator, as given
+	// Degraded is why a better accelerator than this one is not in use, though it
+	// was before; "" while all is well.
+	Degraded string `json:"degraded,omitempty"`
+	Memory   int64  `json:"memory,omitempty"` // PSS of the runner after opening, bytes; 0 when not known
 }
 
-// An Attempt is an accelerator that was tried and not taken, and why.
+// An Attempt is a candidate that was tried and not taken, and why.
 type Attempt struct {
-	Accelerator Accelerator `json:"accelerator"`
-	Reason      string      `json:"reason"`
+	Accelerator Accelerator       `json:"accelerator"`
+	Threads     int               `json:"threads,omitempty"`
+	Settings    map[string]string `json:"settings,omitempty"`
+	Reason      string            `json:"reason"`
+	Took        time.Duration     `json:"took,omitempty"` // p50 of its runs; 0 when it did not come to that
 }
 
 // Timing of one Run.

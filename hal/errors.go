@@ -32,9 +32,15 @@ const (
 	CodeInvoke      Code = "E_INVOKE"       // the engine's run said no
 	CodeGolden      Code = "E_GOLDEN"       // golden output differs
 	CodeEngine      Code = "E_ENGINE"       // no engine for this file, or it could not be started
+	CodeDisagree    Code = "E_DISAGREE"     // an accelerator's numbers differ from the plain CPU's
+	CodeAdmission   Code = "E_ADMISSION"    // no room in memory beside what runs
 	CodeImage       Code = "E_IMAGE"        // picture cannot be decoded
 	CodeImageSize   Code = "E_IMAGE_SIZE"   // picture above the pixel limit
 	CodeZip         Code = "E_ZIP"          // archive packed behind a model is broken or above a limit
+
+	CodeSource        Code = "E_SOURCE"         // source cannot be opened: absent, busy, not allowed, or it cannot do what is asked
+	CodeSourceLost    Code = "E_SOURCE_LOST"    // source went away: unplugged, connection cut, program ended
+	CodeSourceStalled Code = "E_SOURCE_STALLED" // source is there and gives nothing
 
 	CodePath         Code = "E_PATH"          // illegal file name
 	CodeJSON         Code = "E_JSON"          // not the JSON that was expected
