@@ -27,6 +27,9 @@ func (m *Model) Check(l Limits) error {
 	if l.TensorBytes == 0 {
 		l.TensorBytes = defaultTensorBytes
 	}
+	if m.ONNX != nil {
+		return m.checkONNX(l)
+	}
 	if err := m.checkOps(l); err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func readTensorMetadata(t table) TensorMetadata {
 // their metadata says has already gone into scale and zero point.
 func (m *Model) Normalization() (mean, std []float32) {
 	in := m.Inputs()
-	if len(in) == 0 || in[0].Type != hal.Float32 {
+	if len(in) == 0 || in[0].Type != hal.Float32 && in[0].Type != hal.Float16 {
 		return nil, nil
 	}
 	if m.Metadata != nil && len(m.Metadata.Inputs) > 0 && len(m.Metadata.Inputs[0].Std) > 0 {

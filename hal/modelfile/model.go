@@ -2,15 +2,17 @@ package modelfile
 
 import "github.com/covey-edge/covey/hal"
 
-// A Model is what a .tflite file says about itself. Every index in it is in range.
+// A Model is what a model file says about itself. Every index in it is in range.
 type Model struct {
-	Size        int64 // of the file, bytes
-	Version     int   // of the schema, 3
+	Format      string // FormatTFLite or FormatONNX, also the name of the engine that runs it
+	Size        int64  // of the file, bytes
+	Version     int    // of the schema: 3 of TFLite, the IR version of ONNX
 	Description string
 	OpCodes     []OpCode
 	Subgraphs   []Subgraph // the first is the main graph; at least one
 	MinRuntime  string     // "1.14.0"; "" when the file does not say
 	Metadata    *Metadata  // nil when the file has none
+	ONNX        *ONNX      // nil for a .tflite file
 	Files       []File     // packed behind the model
 	FilesErr    error      // why Files could not be read; nil when there are none
 }
@@ -20,6 +22,8 @@ type OpCode struct {
 	Builtin int    // number in the schema, OpCustom for a custom operator
 	Custom  string // its name
 	Version int
+	Domain  string // of an ONNX operator; "" is ONNX's own
+	Name    string // of an ONNX operator: "Conv"
 }
 
 // Numbers of the operators that matter to us, from the TFLite schema.
@@ -54,8 +58,10 @@ type Subgraph struct {
 type Tensor struct {
 	hal.TensorInfo
 	Signature []int
-	Constant  bool // its value is in the file
-	Variable  bool // its value is kept between runs
+	Constant  bool     // its value is in the file
+	Variable  bool     // its value is kept between runs
+	Symbols   []string // names of an ONNX tensor's unknown dimensions, beside Shape; nil when all are known
+	Kind      string   // what an ONNX value is whose bytes have no type here: "a sequence", "bfloat16"; "" for all others
 }
 
 // An Operator is a node. Inputs and Outputs index the graph's Tensors; an input

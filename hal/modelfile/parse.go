@@ -60,9 +60,16 @@ func Read(r io.ReaderAt, size int64) (*Model, error) {
 	if p.read(0, head); p.err != nil {
 		return nil, p.err
 	}
+	if isONNX(head) {
+		m := readONNX(p)
+		if p.err != nil {
+			return nil, p.err
+		}
+		return m, nil
+	}
 	if size < 8 || string(head[4:8]) != "TFL3" {
 		return nil, &hal.Error{Code: hal.CodeModelFormat, Text: fmt.Sprintf(
-			"not a TFLite file (%s): give a .tflite file", found(head))}
+			"not a TFLite or ONNX file (%s): give a .tflite or .onnx file", found(head))}
 	}
 	root := int64(p.u32(0))
 	if root < 8 || root+4 > size {
@@ -97,15 +104,14 @@ func found(head []byte) string {
 	switch {
 	case strings.HasPrefix(text, "<htm"), strings.HasPrefix(text, "<!doc"):
 		return `found "<htm": a web page, the download went wrong`
-	case len(head) > 2 && head[0] == 0x08 && head[1] < 0x20 && (head[2] == 0x12 || head[2] == 0x3a):
-		// ir_version first, then producer_name or graph.
-		return "found ONNX, which this engine cannot run"
+	case len(head) >= 8 && string(head[4:8]) == "ORTM":
+		return "found ONNX Runtime's own format, give the .onnx file it was made from"
 	}
 	return fmt.Sprintf("found %.8q", head)
 }
 
 func readModel(p *pager, t table) *Model {
-	m := &Model{Size: p.size, Version: int(t.u32(0)), Description: t.string(3)}
+	m := &Model{Format: FormatTFLite, Size: p.size, Version: int(t.u32(0)), Description: t.string(3)}
 	if m.Version != 3 {
 		p.broken("schema version %d, only 3 is known", m.Version)
 	}

@@ -10,6 +10,9 @@ import (
 // file behind the model, a name a line; nil when there is none. The file is a
 // Python or JSON dictionary with names: {0: 'person', 1: 'bicycle', …}.
 func (m *Model) ultralytics() []byte {
+	if m.ONNX != nil {
+		return m.onnxNames()
+	}
 	for _, f := range m.Files {
 		if f.Name != "metadata.json" && !strings.HasSuffix(f.Name, ".txt") && !strings.HasPrefix(f.Name, "temp_meta") {
 			continue
