@@ -1,13 +1,6 @@
 package vision
 
-import (
-	"encoding/binary"
-	"fmt"
-
-	"github.com/covey-edge/covey/hal"
-)
-
-// A joiner makes pixels of the tensor from the three channels of a row.
+// A joiner makes pixels, RGB or grey, from the channels of a row.
 type joiner func(pixels []byte, a, b, c []byte)
 
 func joinGrey(pixels []byte, a, _, _ []byte) { copy(pixels, a) }
@@ -34,17 +27,32 @@ func joinRGBToGrey(pixels []byte, a, b, c []byte) {
 	}
 }
 
-// joinYUV converts full-range BT.601 with the constants of image/color, so that
-// both give the same pixels. It is half of the work of a Fill and stands in one
-// piece: a call for each pixel would cost more than the conversion.
-func joinYUV(pixels []byte, a, b, c []byte) {
+// grey is the luma of image/color.
+func grey(r, g, b int32) byte { return byte((19595*r + 38470*g + 7471*b + 1<<15) >> 16) }
+
+// A matrix converts Y, U, V to red, green, blue, in 65536ths (ITU-R BT.601).
+type matrix struct {
+	y, bias        int32
+	rv, gu, gv, bu int32
+}
+
+var (
+	// fullRange has the constants of image/color, so that both give the same pixels.
+	fullRange = matrix{y: 0x10101, rv: 91881, gu: 22554, gv: 46802, bu: 116130}
+	// limitedRange also brings luma from 16–235, and chroma from 16–240, to 0–255.
+	limitedRange = matrix{y: 76309, bias: 1<<15 - 16*76309, rv: 104597, gu: 25675, gv: 53279, bu: 132201}
+)
+
+// join is half of the work of a Fill and stands in one piece: a call for each
+// pixel would cost more than the conversion.
+func (m matrix) join(pixels []byte, a, b, c []byte) {
 	b, c = b[:len(a)], c[:len(a)]
 	for i := range a {
-		y, cb, cr := int32(a[i])*0x10101, int32(b[i])-128, int32(c[i])-128
+		y, u, v := int32(a[i])*m.y+m.bias, int32(b[i])-128, int32(c[i])-128
 		d := pixels[3*i : 3*i+3 : 3*i+3]
-		d[0] = clamp((y + 91881*cr) >> 16)
-		d[1] = clamp((y - 22554*cb - 46802*cr) >> 16)
-		d[2] = clamp((y + 116130*cb) >> 16)
+		d[0] = clamp((y + m.rv*v) >> 16)
+		d[1] = clamp((y - m.gu*u - m.gv*v) >> 16)
+		d[2] = clamp((y + m.bu*u) >> 16)
 	}
 }
 
@@ -55,54 +63,16 @@ func clamp(v int32) byte {
 	return byte(v)
 }
 
-// grey is the luma of image/color.
-func grey(r, g, b int32) byte { return byte((19595*r + 38470*g + 7471*b + 1<<15) >> 16) }
-
-func putUint32(b []byte, v uint32) { binary.LittleEndian.PutUint32(b, v) }
-
-// pixelBytes is the number of bytes of one pixel in plane 0.
-func pixelBytes(f hal.PixelFormat) int {
-	switch f {
-	case hal.FormatRGB:
-		return 3
-	case hal.FormatRGBA:
-		return 4
+// widen brings luma of limited range to 0–255, and goes on to join.
+func widen(join joiner) joiner {
+	var table [256]byte
+	for v := range table {
+		table[v] = clamp((int32(v)*limitedRange.y + limitedRange.bias) >> 16)
 	}
-	return 1
+	return func(pixels []byte, a, b, c []byte) {
+		for i, v := range a {
+			a[i] = table[v]
+		}
+		join(pixels, a, b, c)
+	}
 }
-
-// chromaSize is the size of planes 1 and 2, 0, 0 for formats without them.
-func chromaSize(f hal.PixelFormat, w, h int) (cw, ch int) {
-	switch f {
-	case hal.FormatYUV420:
-		return (w + 1) / 2, (h + 1) / 2
-	case hal.FormatYUV422:
-		return (w + 1) / 2, h
-	case hal.FormatYUV440:
-		return w, (h + 1) / 2
-	case hal.FormatYUV444:
-		return w, h
-	}
-	return 0, 0
-}
-
-// checkFrame proves that the planes hold what the frame's size promises.
-func checkFrame(f *hal.Frame) error {
-	holds := func(plane, width, height int) bool {
-		stride := f.Strides[plane]
-		return stride >= width && len(f.Planes[plane]) >= (height-1)*stride+width
-	}
-	w, h := f.Width, f.Height
-	ok := f.Format >= hal.FormatGray && f.Format <= hal.FormatYUV440 && w > 0 && h > 0 && w <= maxSide && h <= maxSide &&
-		holds(0, w*pixelBytes(f.Format), h)
-	if cw, ch := chromaSize(f.Format, w, h); ok && cw > 0 {
-		ok = holds(1, cw, ch) && holds(2, cw, ch)
-	}
-	if !ok {
-		return &hal.Error{Code: hal.CodeImage, Text: fmt.Sprintf(
-			"frame %d %q of %d×%d does not hold its pixels: the source is at fault", f.Seq, f.Name, w, h)}
-	}
-	return nil
-}
-
-const maxSide = 1 << 16

@@ -12,9 +12,10 @@ import (
 	"github.com/covey-edge/covey/hal"
 )
 
-var formats = map[string]hal.PixelFormat{
+var formatNames = map[string]hal.PixelFormat{
 	"grey": hal.FormatGray, "rgb": hal.FormatRGB, "rgba": hal.FormatRGBA, "yuv420": hal.FormatYUV420,
 	"yuv422": hal.FormatYUV422, "yuv444": hal.FormatYUV444, "yuv440": hal.FormatYUV440,
+	"yuyv": hal.FormatYUYV, "nv12": hal.FormatNV12,
 }
 
 // newFrame is a picture of soft waves with some noise, its rows padded.
@@ -31,41 +32,42 @@ func newFrame(format hal.PixelFormat, w, h int) *hal.Frame {
 			}
 		}
 	}
-	plane(0, w, h, pixelBytes(format))
-	if cw, ch := chromaSize(format, w, h); cw > 0 {
-		plane(1, cw, ch, 1)
-		plane(2, cw, ch, 1)
+	for _, c := range channelsOf(format) {
+		if c.offset == 0 {
+			cw, ch := c.size(w, h)
+			plane(c.plane, cw, ch, c.step)
+		}
 	}
 	return f
 }
 
 // slow is what Fill approaches before it stores: a triangle filter in floating
 // point, as wide as the pixel it makes; where nothing is shrunk it is bilinear.
-func slow(f *hal.Frame, w, h, x, y, channels int) [3]float64 {
-	at := func(plane, pw, ph, n, c int) float64 {
+func slow(f *hal.Frame, w, h, x, y, want int) [3]float64 {
+	channels := channelsOf(f.Format)
+	value := func(i int) float64 {
+		c := channels[i]
+		cw, ch := c.size(f.Width, f.Height)
+		half := map[bool]float64{false: 1, true: .5}
 		var sum, weights float64
-		for sy, wy := range triangle(y, ph, h) {
-			for sx, wx := range triangle(x, pw, w) {
-				sum += wx * wy * float64(f.Planes[plane][sy*f.Strides[plane]+sx*n+c])
+		for sy, wy := range triangle(y, ch, h, float64(f.Height)*half[c.halfY]) {
+			for sx, wx := range triangle(x, cw, w, float64(f.Width)*half[c.halfX]) {
+				sum += wx * wy * float64(f.Planes[c.plane][sy*f.Strides[c.plane]+sx*c.step+c.offset])
 				weights += wx * wy
 			}
 		}
 		return sum / weights
 	}
-	cw, ch := chromaSize(f.Format, f.Width, f.Height)
 	var p [3]float64
 	switch {
-	case f.Format == hal.FormatGray || cw > 0 && channels == 1:
-		p[0] = at(0, f.Width, f.Height, 1, 0)
+	case len(channels) == 1 || !isRGB(f.Format) && want == 1:
+		p[0] = value(0)
 		p[1], p[2] = p[0], p[0]
-	case cw > 0:
-		yy, cb, cr := at(0, f.Width, f.Height, 1, 0), at(1, cw, ch, 1, 0)-128, at(2, cw, ch, 1, 0)-128
-		p = [3]float64{yy + 1.402*cr, yy - .344136*cb - .714136*cr, yy + 1.772*cb}
+	case !isRGB(f.Format):
+		p = colour(value(0), value(1), value(2), false)
 	default:
-		for c := range p {
-			p[c] = at(0, f.Width, f.Height, pixelBytes(f.Format), c)
-		}
-		if channels == 1 {
+		p = [3]float64{value(0), value(1), value(2)}
+		if want == 1 {
 			p[0] = .299*p[0] + .587*p[1] + .114*p[2]
 		}
 	}
@@ -76,8 +78,9 @@ func slow(f *hal.Frame, w, h, x, y, channels int) [3]float64 {
 }
 
 // triangle gives source pixels and their weights for a destination pixel.
-func triangle(i, src, dst int) iter.Seq2[int, float64] {
-	ratio := float64(src) / float64(dst)
+// The axis is length long: of colour, half a pixel less than there are may be.
+func triangle(i, src, dst int, length float64) iter.Seq2[int, float64] {
+	ratio := length / float64(dst)
 	wide := max(1, ratio)
 	middle := (float64(i)+.5)*ratio - .5
 	return func(yield func(int, float64) bool) {
@@ -94,7 +97,7 @@ func input(t hal.DType, shape ...int) hal.TensorInfo {
 }
 
 func TestFillAgainstSlow(t *testing.T) {
-	for name, format := range formats {
+	for name, format := range formatNames {
 		for _, channels := range []int{1, 3} {
 			for _, tt := range []struct {
 				size       [4]int // of the frame, of the model's picture
@@ -105,6 +108,9 @@ func TestFillAgainstSlow(t *testing.T) {
 				{[4]int{80, 60, 20, 15}, 45, 4}, {[4]int{200, 150, 7, 9}, 60, 11}, {[4]int{40, 40, 20, 20}, 45, 4}, {[4]int{30, 50, 25, 13}, 60, 6},
 			} {
 				s, w, h := tt.size, tt.size[2], tt.size[3]
+				if format == hal.FormatYUYV {
+					s[0] += s[0] % 2
+				}
 				frame := newFrame(format, s[0], s[1])
 				f, err := NewFiller(input(hal.Uint8, 1, h, w, channels), Options{})
 				if err != nil {
@@ -130,11 +136,19 @@ func TestFillAgainstSlow(t *testing.T) {
 
 // TestFlat: a picture of one colour stays that colour at any size.
 func TestFlat(t *testing.T) {
-	for name, format := range formats {
+	for name, format := range formatNames {
 		for _, size := range [][2]int{{1, 1}, {7, 300}, {64, 64}, {200, 100}, {1000, 20}} {
+			if format == hal.FormatYUYV {
+				size[0] += size[0] % 2
+			}
 			frame := newFrame(format, size[0], size[1])
 			for p, v := range []byte{200, 100, 50} {
 				fill(frame.Planes[p], v)
+			}
+			for i := range frame.Planes[0] {
+				if format == hal.FormatYUYV && i%frame.Strides[0]%2 == 1 {
+					frame.Planes[0][i] = 10 // colour
+				}
 			}
 			f, err := NewFiller(input(hal.Uint8, 1, 40, 30, 1), Options{})
 			if err != nil {
@@ -261,7 +275,7 @@ func TestPerChannelMean(t *testing.T) {
 }
 
 func TestLetterbox(t *testing.T) {
-	f, err := NewFiller(input(hal.Uint8, 1, 10, 10, 1), Options{Letterbox: true})
+	f, err := NewFiller(input(hal.Uint8, 1, 10, 10, 1), Options{Fit: Letterbox})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +305,7 @@ func TestLetterbox(t *testing.T) {
 func TestRefused(t *testing.T) {
 	for _, info := range []hal.TensorInfo{
 		input(hal.Float32, 1, 7), input(hal.Float32), input(hal.Int64, 1, 8, 8, 3), input(hal.String, 1), input(hal.Uint8, 1, 8, 8, 4),
-		input(hal.Uint8, 2, 8, 8, 3), input(hal.Uint8, 1, -1, 8, 3), input(hal.Uint8, 1, 0, 8, 3), input(hal.Uint8, 1, 1<<40, 8, 3),
+		input(hal.Uint8, 1, 4, 8, 8), input(hal.Uint8, 2, 8, 8, 3), input(hal.Uint8, 1, -1, 8, 3), input(hal.Uint8, 1, 0, 8, 3), input(hal.Uint8, 1, 1<<40, 8, 3),
 	} {
 		if _, err := NewFiller(info, Options{}); hal.CodeOf(err) != hal.CodeShape {
 			t.Errorf("%v %v: %v", info.Type, info.Shape, err)
@@ -325,8 +339,8 @@ func TestRefused(t *testing.T) {
 }
 
 func TestFillAllocatesNothing(t *testing.T) {
-	for name, format := range formats {
-		f, err := NewFiller(input(hal.Float32, 1, 24, 24, 3), Options{Letterbox: true})
+	for name, format := range formatNames {
+		f, err := NewFiller(input(hal.Float32, 1, 24, 24, 3), Options{Fit: Letterbox})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,21 +357,25 @@ func TestFillAllocatesNothing(t *testing.T) {
 
 func BenchmarkFill(b *testing.B) {
 	for _, bb := range []struct {
-		name   string
-		format hal.PixelFormat
-		w, h   int
-		in     hal.DType
+		name       string
+		format     hal.PixelFormat
+		w, h, size int
+		in         hal.DType
 	}{
-		{"1080p-yuv420-uint8", hal.FormatYUV420, 1920, 1080, hal.Uint8}, {"1080p-yuv420-float32", hal.FormatYUV420, 1920, 1080, hal.Float32},
-		{"1080p-rgb-int8", hal.FormatRGB, 1920, 1080, hal.Int8}, {"720p-yuv422-int8", hal.FormatYUV422, 1280, 720, hal.Int8},
-		{"480p-yuv420-uint8", hal.FormatYUV420, 640, 480, hal.Uint8}, {"same-rgb-uint8", hal.FormatRGB, 224, 224, hal.Uint8},
+		{"1080p-yuv420-224-uint8", hal.FormatYUV420, 1920, 1080, 224, hal.Uint8}, {"1080p-yuv420-224-float32", hal.FormatYUV420, 1920, 1080, 224, hal.Float32},
+		{"1080p-yuv420-300-uint8", hal.FormatYUV420, 1920, 1080, 300, hal.Uint8}, {"1080p-yuv420-640-float32", hal.FormatYUV420, 1920, 1080, 640, hal.Float32},
+		{"720p-yuv420-224-uint8", hal.FormatYUV420, 1280, 720, 224, hal.Uint8}, {"720p-yuv420-300-int8", hal.FormatYUV420, 1280, 720, 300, hal.Int8},
+		{"720p-yuv420-640-float32", hal.FormatYUV420, 1280, 720, 640, hal.Float32},
+		{"720p-yuyv-224-int8", hal.FormatYUYV, 1280, 720, 224, hal.Int8}, {"720p-nv12-224-int8", hal.FormatNV12, 1280, 720, 224, hal.Int8},
+		{"1080p-rgb-224-int8", hal.FormatRGB, 1920, 1080, 224, hal.Int8}, {"540p-yuv420-224-uint8", hal.FormatYUV420, 960, 540, 224, hal.Uint8},
+		{"480p-yuv420-224-uint8", hal.FormatYUV420, 640, 480, 224, hal.Uint8}, {"224-rgb-224-uint8", hal.FormatRGB, 224, 224, 224, hal.Uint8},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
-			f, err := NewFiller(input(bb.in, 1, 224, 224, 3), Options{})
+			f, err := NewFiller(input(bb.in, 1, bb.size, bb.size, 3), Options{})
 			if err != nil {
 				b.Fatal(err)
 			}
-			frame, dst := newFrame(bb.format, bb.w, bb.h), make([]byte, 224*224*3*bb.in.Size())
+			frame, dst := newFrame(bb.format, bb.w, bb.h), make([]byte, f.size())
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := f.Fill(dst, frame); err != nil {

@@ -6,23 +6,6 @@ import (
 	"github.com/covey-edge/covey/hal"
 )
 
-// orientation is how a camera was held when it took a JPEG: the EXIF number from
-// 1 (upright) to 8; 1 when the file does not say. It reads markers up to the
-// picture itself and never past b.
-func orientation(b []byte) int {
-	for b = b[2:]; len(b) >= 4 && b[0] == 0xff; {
-		marker, n := b[1], 2+int(binary.BigEndian.Uint16(b[2:]))
-		if marker == 0xda || n < 4 || n > len(b) {
-			break
-		}
-		if marker == 0xe1 && n > 10 && string(b[4:10]) == "Exif\x00\x00" {
-			return tiffOrientation(b[10:n])
-		}
-		b = b[n:]
-	}
-	return 1
-}
-
 // tiffOrientation looks the orientation up in the first directory of a TIFF header.
 func tiffOrientation(b []byte) int {
 	const entry, orientationTag, short = 12, 0x0112, 3
@@ -48,18 +31,18 @@ func tiffOrientation(b []byte) int {
 	return 1
 }
 
-// orient turns a frame upright. The number says which way it was stored.
-func orient(f *hal.Frame, number int) {
+// Orient turns a frame upright, of any format but YUYV. The number says which way
+// it was stored: the EXIF orientation, 1 for upright.
+func Orient(f *hal.Frame, number int) {
 	if number == 1 {
 		return
 	}
 	w, h := f.Width, f.Height
-	cw, ch := chromaSize(f.Format, w, h)
-	f.Planes[0], f.Strides[0] = turn(f.Planes[0], f.Strides[0], w, h, pixelBytes(f.Format), number)
-	if cw > 0 {
-		f.Planes[1], _ = turn(f.Planes[1], f.Strides[1], cw, ch, 1, number)
-		f.Planes[2], f.Strides[1] = turn(f.Planes[2], f.Strides[2], cw, ch, 1, number)
-		f.Strides[2] = f.Strides[1]
+	for _, c := range channelsOf(f.Format) {
+		if c.offset == 0 { // the first of its plane: the others are turned with it
+			cw, ch := c.size(w, h)
+			f.Planes[c.plane], f.Strides[c.plane] = turn(f.Planes[c.plane], f.Strides[c.plane], cw, ch, c.step, number)
+		}
 	}
 	if number >= 5 {
 		f.Width, f.Height = h, w

@@ -20,6 +20,10 @@ import (
 const (
 	MaxPictureBytes  = 16 << 20
 	MaxPicturePixels = 16 << 20
+
+	// MaxProgressivePixels is less, for JPEG that is stored in layers: until its end
+	// image/jpeg keeps 12 bytes a pixel, and 200 MB would end a small board.
+	MaxProgressivePixels = 4 << 20
 )
 
 // DecodePicture decodes a JPEG, PNG, BMP or GIF (its first picture) into f's
@@ -45,14 +49,24 @@ func DecodePicture(b []byte, f *hal.Frame) error {
 		return &hal.Error{Code: hal.CodeImageSize, Text: fmt.Sprintf(
 			"%d×%d is more than %d megapixels: make the picture smaller", c.Width, c.Height, MaxPicturePixels>>20)}
 	}
+	info := JPEG{Orientation: 1}
+	if kind.name == "JPEG" {
+		var known bool
+		if info, known = InspectJPEG(b); (info.Progressive || !known) && c.Width*c.Height > MaxProgressivePixels {
+			return &hal.Error{Code: hal.CodeImageSize, Text: fmt.Sprintf(
+				"progressive JPEG of %d×%d would need %d MB to decode, limit is %d megapixels: save it as baseline, make it smaller, or install libturbojpeg0",
+				c.Width, c.Height, c.Width*c.Height*15/1e6, MaxProgressivePixels>>20)}
+		}
+		if known && !info.Tables {
+			b = withTables(b)
+		}
+	}
 	img, err := kind.decode(b)
 	if err != nil {
 		return imageError(kind.name, err)
 	}
 	setImage(f, img)
-	if kind.name == "JPEG" {
-		orient(f, orientation(b))
-	}
+	Orient(f, info.Orientation)
 	return nil
 }
 
@@ -102,7 +116,7 @@ func setImage(f *hal.Frame, img image.Image) {
 	r := img.Bounds()
 	w, h := r.Dx(), r.Dy()
 	old := f.Planes[0]
-	f.Width, f.Height, f.Planes, f.Strides = w, h, [3][]byte{}, [3]int{}
+	f.Width, f.Height, f.Limited, f.Planes, f.Strides = w, h, false, [3][]byte{}, [3]int{}
 	plane := func(format hal.PixelFormat, pix []byte, offset, stride int) {
 		f.Format, f.Planes[0], f.Strides[0] = format, pix[offset:], stride
 	}

@@ -128,16 +128,19 @@ func TestDecodePicture(t *testing.T) {
 
 // TestOrientChroma: colours follow when planes of any subsampling are turned.
 func TestOrientChroma(t *testing.T) {
-	for name, format := range formats {
+	for name, format := range formatNames {
+		if format == hal.FormatYUYV {
+			continue // pictures in files are never that
+		}
 		for number := 1; number <= 8; number++ {
 			f := newFrame(format, 13, 9)
 			want := *newFrame(format, 13, 9)
-			orient(f, number)
+			Orient(f, number)
 			if err := checkFrame(f); err != nil {
 				t.Fatalf("%s turned by %d: %v", name, number, err)
 			}
 			// Turned back it is what it was: only quarter turns are not their own inverse.
-			orient(f, map[int]int{6: 8, 8: 6}[number]+map[int]int{1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 7: 7}[number])
+			Orient(f, map[int]int{6: 8, 8: 6}[number]+map[int]int{1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 7: 7}[number])
 			if f.Format != want.Format || !bytes.Equal(rgb(t, f), rgb(t, &want)) {
 				t.Errorf("%s turned by %d and back is another picture", name, number)
 			}

@@ -1,7 +1,8 @@
 package vision
 
 // A View leads from what the model saw back to the frame: a letterboxed model has
-// grey around the picture. The zero View is the whole frame, stretched.
+// grey around the picture, a cropped one has not seen all of it. The zero View is
+// the whole frame, stretched.
 type View struct {
 	x0, y0, w, h float32 // the tensor's corner and size in 0..1 of the frame; w = 0: the whole
 }
