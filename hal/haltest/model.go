@@ -101,6 +101,7 @@ const (
 
 // Operators, by their number in the file format.
 const (
+	OpAdd           = 0
 	OpConcatenation = 2
 	OpSVDF          = 27
 	OpCustom        = 32

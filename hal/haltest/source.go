@@ -61,7 +61,11 @@ func frames(t *testing.T, s hal.Source) {
 		if f.Captured.IsZero() || f.Captured.Before(last.Captured) {
 			t.Errorf("frame %d was captured %v, the one before %v", good, f.Captured, last.Captured)
 		}
-		planes(t, &f)
+		if f.Format == hal.FormatNone {
+			samples(t, &f)
+		} else {
+			planes(t, &f)
+		}
 		last = f
 	}
 	if good == 0 {
@@ -91,6 +95,10 @@ func planes(t *testing.T, f *hal.Frame) {
 		want = [][2]int{{w, h}, {half(w), h}, {half(w), h}}
 	case hal.FormatYUV444:
 		want = [][2]int{{w, h}, {w, h}, {w, h}}
+	case hal.FormatYUYV:
+		want = [][2]int{{2 * w, h}}
+	case hal.FormatNV12:
+		want = [][2]int{{w, h}, {2 * half(w), half(h)}}
 	case hal.FormatYUV440:
 		want = [][2]int{{w, h}, {w, half(h)}, {w, half(h)}}
 	default:
@@ -99,6 +107,19 @@ func planes(t *testing.T, f *hal.Frame) {
 	for i, p := range want {
 		if need := f.Strides[i]*(p[1]-1) + p[0]; f.Strides[i] < p[0] || len(f.Planes[i]) < need {
 			t.Errorf("frame %d, plane %d: stride %d, %d bytes; want ≥ %d and ≥ %d", f.Seq, i, f.Strides[i], len(f.Planes[i]), p[0], need)
+		}
+	}
+}
+
+// samples checks that a window holds the same number of samples of every channel.
+func samples(t *testing.T, f *hal.Frame) {
+	t.Helper()
+	if f.Channels < 1 || len(f.Samples) == 0 || len(f.Samples)%f.Channels != 0 || f.Rate < 0 {
+		t.Errorf("frame %d has %d samples of %d channels at %v Hz", f.Seq, len(f.Samples), f.Channels, f.Rate)
+	}
+	for i, v := range f.Samples {
+		if v != v {
+			t.Fatalf("frame %d: sample %d is not a number", f.Seq, i)
 		}
 	}
 }
