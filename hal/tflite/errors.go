@@ -3,6 +3,7 @@ package tflite
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -40,6 +41,22 @@ func looksLike(b []byte) string {
 		return "a Git LFS pointer: run git lfs pull"
 	}
 	return fmt.Sprintf("%q", head[:min(len(head), 8)])
+}
+
+// errAbsent tells a library that is not there from one that cannot be loaded.
+var errAbsent = errors.New("not installed")
+
+// notLoaded makes an error of the reason for which the loader did not load a
+// library. Where there is no such file it names that file; where it names another,
+// that is one that the library needs.
+func notLoaded(name, reason string) error {
+	switch {
+	case strings.HasPrefix(reason, name+": cannot open shared object file: No such file"):
+		return &hal.Error{Code: hal.CodeAccel, Text: name + " is not installed: install the package that brings it, or give its path", Err: errAbsent}
+	case strings.HasSuffix(reason, "Permission denied"):
+		return errorf(hal.CodeAccel, "%s cannot be loaded: %s; a runner may read the system's library folders and lib/ beside itself: put it into one of those", name, reason)
+	}
+	return errorf(hal.CodeAccel, "%s cannot be loaded: %s; install what it needs, or one that is made for this system", name, reason)
 }
 
 // refused makes an error of what the library said when it would not load a model.

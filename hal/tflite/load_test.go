@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/haltest"
 	"github.com/covey-edge/covey/hal/runner/proto"
 )
 
@@ -50,4 +51,18 @@ func ints(v ...int32) []byte {
 		b = binary.LittleEndian.AppendUint32(b, uint32(x))
 	}
 	return b
+}
+
+// BenchmarkRun is a model that does next to nothing: what is left is the way to
+// the library and back.
+func BenchmarkRun(b *testing.B) {
+	m := load(b, haltest.CrashingModel())
+	in, out := [][]byte{ints(6, 8), ints(2, 2)}, [][]byte{make([]byte, 8)}
+	r := proto.Ran{Outputs: make([]proto.Result, 1)}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := m.Run(in, out, &r); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -8,9 +8,9 @@ package tflite
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
-	"time"
 	"unsafe"
 
 	"github.com/mattn/go-tflite"
@@ -33,22 +33,18 @@ type Model struct {
 	opened          proto.Opened
 }
 
-// Open loads a model on the accelerator that o asks for; Auto tries XNNPACK and
-// falls back to the plain CPU, and keeps the reason. data has to stay valid and
+// Open loads a model on the accelerator that o asks for, with its device and its
+// settings; Auto tries XNNPACK and falls back to the plain CPU, and keeps the reason. data has to stay valid and
 // unchanged until Close; it is not copied. step is told what comes next.
 // Errors carry codes of hal.
 func Open(o proto.Open, data []byte, step func(string)) (*Model, error) {
 	if err := checkHeader(o.Name, data); err != nil {
 		return nil, err
 	}
-	var ladder []hal.Accelerator
-	switch o.Accelerator {
-	case hal.Auto, "":
+	ladder := []hal.Accelerator{o.Accelerator}
+	if o.Accelerator == hal.Auto || o.Accelerator == "" {
 		ladder = []hal.Accelerator{hal.XNNPACK, hal.CPU}
-	case hal.XNNPACK, hal.CPU:
-		ladder = []hal.Accelerator{o.Accelerator}
-	default:
-		return nil, errorf(hal.CodeAccel, "this runner cannot use %s; it has xnnpack and cpu", o.Accelerator)
+		o.Device, o.Settings = "", onlyShapes(o.Settings) // the others belong to an accelerator that is named
 	}
 	var tried []hal.Attempt
 	for i, a := range ladder {
@@ -77,6 +73,11 @@ func open(o proto.Open, a hal.Accelerator, data []byte, step func(string)) (*Mod
 }
 
 func (m *Model) load(o proto.Open, a hal.Accelerator, data []byte, step func(string)) error {
+	shapes, settings := splitShapes(o.Settings)
+	w, err := newWish(a, o.Device, settings)
+	if err != nil {
+		return err
+	}
 	step("ModelCreate")
 	p := C.covey_model(unsafe.Pointer(&data[0]), C.size_t(len(data)), m.log)
 	if p == nil {
@@ -92,42 +93,81 @@ func (m *Model) load(o proto.Open, a hal.Accelerator, data []byte, step func(str
 	}
 	C.covey_options_log(optionsPointer(m.options), m.log)
 	m.options.SetNumThread(threads)
-	before := m.counter()
-	if a == hal.XNNPACK {
-		x, err := newXNNPACK(threads)
-		if err != nil {
-			return err
-		}
-		m.options.AddDelegate(x)
-		m.drop = append(m.drop, x.Delete)
-	}
-	after := m.counter()
-
-	step("InterpreterCreate with " + string(a))
+	step("InterpreterCreate")
 	if m.run = tflite.NewInterpreter(m.file, m.options); m.run == nil {
-		return refused("making an interpreter with "+string(a), o.Name, m.said())
+		return refused("making an interpreter", o.Name, m.said())
+	}
+	m.opened = proto.Opened{Accelerator: a, Threads: threads, Device: o.Device}
+	if err := m.resize(shapes); err != nil {
+		return err
+	}
+	if err := m.delegate(w, step); err != nil {
+		return err
 	}
 	step("AllocateTensors with " + string(a))
+	m.log.used = 0
 	if m.run.AllocateTensors() != tflite.OK {
-		return refused("allocating tensors with "+string(a), o.Name, m.said())
-	}
-	m.opened = proto.Opened{Accelerator: a, Threads: threads, Ops: int(before.nodes), Delegated: -1}
-	if before.nodes >= 0 && after.nodes >= 0 {
-		m.opened.Delegated = int(before.nodes - (after.nodes - after.delegated))
-	}
-	if a == hal.XNNPACK && m.opened.Delegated == 0 {
-		return errorf(hal.CodeAccel, "XNNPACK took none of the %d operators of %s", m.opened.Ops, o.Name)
+		return blame(w, refused("allocating tensors with "+string(a), o.Name, m.said()))
 	}
 	return m.describe()
 }
 
-// counter adds a delegate that counts the nodes at its place in the order.
-func (m *Model) counter() *C.covey_counter {
+// delegate gives the graph to the delegate of a wish and counts what it takes.
+// Doing so after the interpreter is made, and not by its options, tells what the
+// delegate refuses from what is wrong with the model.
+func (m *Model) delegate(w wish, step func(string)) error {
+	before := m.count()
+	m.opened.Ops, m.opened.Delegated = before.all, 0
+	if w.accelerator == hal.CPU {
+		return nil
+	}
+	d, err := newDelegate(w, m.opened.Threads, m.log, step)
+	if err != nil {
+		return err
+	}
+	m.drop = append(m.drop, d.Delete)
+	m.opened.Driver = d.driver
+	step("Prepare with " + d.name)
+	m.log.used = 0
+	if status := m.run.ModifyGraphWithDelegate(d); status != tflite.OK {
+		return blame(w, refused(fmt.Sprintf("preparing it (status %d) with %s", int(status), d.name), m.name, m.said()))
+	}
+	after := m.count()
+	if before.all < 0 || after.all < 0 {
+		m.opened.Delegated = -1
+		return nil
+	}
+	m.opened.Delegated = before.all - (after.all - after.delegated)
+	if m.opened.Delegated == 0 {
+		return errorf(hal.CodeAccel, "%s took none of the %d operators of %s", d.name, m.opened.Ops, m.name)
+	}
+	return nil
+}
+
+// blame says that it was the accelerator that would not have a model, where the
+// library's words do not say what is wrong with the model.
+func blame(w wish, err error) error {
+	var e *hal.Error
+	if w.accelerator != hal.CPU && errors.As(err, &e) && e.Code == hal.CodeModelFormat {
+		return &hal.Error{Code: hal.CodeAccel, Text: e.Text}
+	}
+	return err
+}
+
+// nodes is how many nodes the graphs have, -1 when that is not known, and how many
+// of those are a delegate's.
+type nodes struct{ all, delegated int }
+
+// count shows the graph to a delegate that takes nothing and counts. It lives on
+// with the others: the library may ask all of them again.
+func (m *Model) count() nodes {
 	c := (*C.covey_counter)(C.malloc(C.sizeof_covey_counter))
 	C.covey_counter_set(c)
 	m.drop = append(m.drop, func() { C.free(unsafe.Pointer(c)) })
-	m.options.AddDelegate(delegate{unsafe.Pointer(&c.delegate), func() {}})
-	return c
+	if m.run.ModifyGraphWithDelegate(delegate{p: unsafe.Pointer(&c.delegate)}) != tflite.OK {
+		return nodes{all: -1}
+	}
+	return nodes{int(c.nodes), int(c.delegated)}
 }
 
 // defaultThreads leaves one core to whoever makes the next frame, and takes no
@@ -219,24 +259,24 @@ func dtype(c int) hal.DType {
 func (m *Model) Opened() *proto.Opened { return &m.opened }
 
 // Run copies the inputs in, invokes, and copies the outputs out with their sizes
-// and shapes of this run. It allocates nothing when it succeeds.
+// and shapes of this run. It allocates nothing when it succeeds, and goes to C
+// once: the library's tensors are read where they lie.
 func (m *Model) Run(in, out [][]byte, r *proto.Ran) error {
 	if m.run == nil {
 		return errorf(hal.CodeEngine, "%s is closed", m.name)
 	}
 	for i, t := range m.inputs {
-		p, n := t.Data(), int(t.ByteSize())
-		if p == nil || n != len(in[i]) {
-			return errorf(hal.CodeTensor, "input %d of %s has %d bytes, given %d", i, m.name, n, len(in[i]))
+		b := content(t)
+		if len(b) == 0 || len(b) != len(in[i]) {
+			return errorf(hal.CodeTensor, "input %d of %s has %d bytes, given %d", i, m.name, len(b), len(in[i]))
 		}
-		copy(unsafe.Slice((*byte)(p), n), in[i])
+		copy(b, in[i])
 	}
 	m.log.used = 0
-	start := time.Now()
-	status := m.run.Invoke()
-	r.EngineNS = time.Since(start).Nanoseconds()
-	if status != tflite.OK {
-		return errorf(hal.CodeInvoke, "running %s: status %d: %s", m.name, int(status), m.said())
+	ran := C.covey_invoke(interpreterPointer(m.run))
+	r.EngineNS = int64(ran.ns)
+	if ran.status != C.kTfLiteOk {
+		return errorf(hal.CodeInvoke, "running %s: status %d: %s", m.name, int(ran.status), m.said())
 	}
 	for i, t := range m.outputs {
 		if err := m.read(i, t, out[i], &r.Outputs[i]); err != nil {
@@ -249,24 +289,40 @@ func (m *Model) Run(in, out [][]byte, r *proto.Ran) error {
 // read copies one output. Its memory, size and shape may be other ones after
 // every run.
 func (m *Model) read(i int, t *tflite.Tensor, out []byte, r *proto.Result) error {
-	p, n, rank := t.Data(), int(t.ByteSize()), t.NumDims()
-	if n > len(out) {
-		return errorf(hal.CodeTensor, "output %d of %s gave %d bytes, there is room for %d", i, m.name, n, len(out))
-	}
-	if p == nil && n > 0 {
+	c := (*C.TfLiteTensor)(tensorPointer(t))
+	b := content(t)
+	if int(c.bytes) > len(b) {
 		return errorf(hal.CodeTensor, "output %d of %s has no memory after the run", i, m.name)
+	}
+	if len(b) > len(out) {
+		return errorf(hal.CodeTensor, "output %d of %s gave %d bytes, there is room for %d", i, m.name, len(b), len(out))
+	}
+	rank := 0
+	if c.dims != nil {
+		rank = int(c.dims.size)
 	}
 	if rank > proto.MaxRank {
 		return errorf(hal.CodeTensor, "output %d of %s has %d dimensions, limit is %d", i, m.name, rank, proto.MaxRank)
 	}
-	if n > 0 {
-		copy(out, unsafe.Slice((*byte)(p), n))
-	}
-	r.Bytes, r.Rank = int64(n), rank
-	for j := range rank {
-		r.Dims[j] = t.Dim(j)
+	copy(out, b)
+	r.Bytes, r.Rank = int64(len(b)), rank
+	if rank > 0 {
+		// The array's numbers follow its size.
+		for j, d := range unsafe.Slice((*C.int)(unsafe.Add(unsafe.Pointer(c.dims), unsafe.Sizeof(c.dims.size))), rank) {
+			r.Dims[j] = int(d)
+		}
 	}
 	return nil
+}
+
+// content is a tensor's memory as it is now, nil when it has none.
+func content(t *tflite.Tensor) []byte {
+	c := (*C.TfLiteTensor)(tensorPointer(t))
+	p := *(**byte)(unsafe.Pointer(&c.data))
+	if p == nil {
+		return nil
+	}
+	return unsafe.Slice(p, int(c.bytes))
 }
 
 // Reset forgets the state between runs. The C library resets variable tensors but
@@ -304,13 +360,11 @@ func (m *Model) Close() {
 }
 
 // said is what the library reported since the last run began.
-func (m *Model) said() string {
-	return proto.OneLine(C.GoStringN(&m.log.text[0], C.int(m.log.used)))
-}
+func (m *Model) said() string { return said(m.log) }
 
 // adopt makes a go-tflite model of a C one. go-tflite can only make models that
 // are copied or named by a path; a model here is memory that is mapped already.
-// Both structures begin with the C pointer, which layout_test.go holds to.
+// Both structures begin with the C pointer, which TestLayout holds to.
 func adopt(c unsafe.Pointer) *tflite.Model {
 	m := new(tflite.Model)
 	*(*unsafe.Pointer)(unsafe.Pointer(m)) = c
@@ -321,30 +375,12 @@ func optionsPointer(o *tflite.InterpreterOptions) unsafe.Pointer {
 	return *(*unsafe.Pointer)(unsafe.Pointer(o))
 }
 
+func interpreterPointer(r *tflite.Interpreter) unsafe.Pointer {
+	return *(*unsafe.Pointer)(unsafe.Pointer(r))
+}
+
 func tensorPointer(t *tflite.Tensor) unsafe.Pointer {
 	return *(*unsafe.Pointer)(unsafe.Pointer(t))
-}
-
-// A delegate is a C delegate as go-tflite wants it.
-type delegate struct {
-	p    unsafe.Pointer
-	free func()
-}
-
-func (d delegate) Ptr() unsafe.Pointer { return d.p }
-func (d delegate) Delete()             { d.free() }
-
-// Flags of the XNNPACK delegate. Without them it leaves quantised operators to
-// kernels that are 2 to 8 times slower.
-const xnnpackQS8QU8 = 1 | 2
-
-func newXNNPACK(threads int) (delegate, error) {
-	var why *C.char
-	p := C.covey_xnnpack(C.int(threads), xnnpackQS8QU8, &why)
-	if p == nil {
-		return delegate{}, errorf(hal.CodeAccel, "%s", C.GoString(why))
-	}
-	return delegate{p, func() { C.covey_xnnpack_delete(p) }}, nil
 }
 
 // Backend is what covey-runner-tflite serves.
@@ -362,23 +398,6 @@ func (Backend) Open(o proto.Open, data []byte, step func(string)) (proto.Model, 
 		return nil, err
 	}
 	return m, nil
-}
-
-// Probe makes an XNNPACK delegate to see that it works.
-func (b Backend) Probe() proto.Found {
-	_, version := b.Engine()
-	cores := fmt.Sprintf("%d cores", runtime.NumCPU())
-	found := proto.Found{Devices: []hal.Device{{Accelerator: hal.CPU, Name: cores, Runtime: version}}}
-	x, err := newXNNPACK(1)
-	if err != nil {
-		found.Diagnoses = append(found.Diagnoses, hal.Diagnosis{Subject: "xnnpack", Detail: err.Error(),
-			Fix: "use the libtensorflowlite_c that comes with Covey (scripts/setup)"})
-		return found
-	}
-	x.Delete()
-	found.Devices = append([]hal.Device{{Accelerator: hal.XNNPACK, Name: cores, Runtime: version}}, found.Devices...)
-	found.Diagnoses = append(found.Diagnoses, hal.Diagnosis{Subject: "xnnpack", OK: true, Detail: "int8 and uint8 kernels on"})
-	return found
 }
 
 // CrashBySignal lets a crash end the process by its own signal, instead of as a

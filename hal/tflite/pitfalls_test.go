@@ -329,7 +329,7 @@ func TestRunAllocatesNothing(t *testing.T) {
 // TestLayout holds to the two assumptions on memory: go-tflite's structures begin
 // with the C pointer, and ours of a tensor is the library's.
 func TestLayout(t *testing.T) {
-	for _, v := range []any{tflite.Model{}, tflite.InterpreterOptions{}, tflite.Tensor{}} {
+	for _, v := range []any{tflite.Model{}, tflite.InterpreterOptions{}, tflite.Interpreter{}, tflite.Tensor{}} {
 		f := reflect.TypeOf(v).Field(0)
 		if f.Offset != 0 || f.Type.Kind() != reflect.Pointer {
 			t.Errorf("%T begins with %s %s", v, f.Name, f.Type)

@@ -21,9 +21,32 @@ typedef struct {
 } covey_shape;
 bool covey_tensor_shape(const void* tensor, covey_shape*);
 
-// An XNNPACK delegate, or NULL with the reason. Freed by covey_xnnpack_delete.
-void* covey_xnnpack(int threads, unsigned flags, const char** why);
+// One run and how long it took, in one crossing from Go.
+typedef struct {
+  int64_t ns;
+  int status;
+} covey_ran;
+covey_ran covey_invoke(void* interpreter);
+
+// The delegates. What creates one answers NULL where there is none, and the log
+// has the reason if one was given; the same call's partner frees it, after the
+// interpreter. Calls with a library need a symbol that covey_has found in it.
+void* covey_xnnpack(int threads, unsigned flags, covey_log*);
 void covey_xnnpack_delete(void* delegate);
+
+// Loads a library by path or by the loader's search; path is where it was found.
+void* covey_load(const char* name, const char** path, covey_log*);
+bool covey_has(void* library, const char* symbol);
+
+void* covey_plugin_create(void* library, const char** keys, const char** values, size_t n, covey_log*);
+void covey_plugin_destroy(void* library, void* delegate);
+void* covey_gpu_create(void* library);
+void covey_gpu_delete(void* library, void* delegate);
+
+int covey_opencl_platforms(covey_log*);
+// Types of the devices plugged in, 0 is PCIe, 1 is USB; answers how many.
+int covey_edgetpu_devices(void* library, int* types, int room);
+const char* covey_edgetpu_version(void* library);  // may be NULL
 
 // A delegate that takes nothing and counts: the nodes of the execution plans of all
 // subgraphs (-1 before there is any) and, among them, those that are a delegate's.

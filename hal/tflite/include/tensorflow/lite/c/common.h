@@ -1,6 +1,6 @@
 // The part of TensorFlow Lite's C structures that go-tflite and Covey reach
 // into, written for Covey so that nothing has to be downloaded to compile.
-// The layout is that of TFLite 2.9 to 2.17 on 64-bit Linux; layout_test.go
+// The layout is that of TFLite 2.9 to 2.17 on 64-bit Linux; TestLayout
 // compares it with what the linked library does.
 #ifndef COVEY_TENSORFLOW_LITE_C_COMMON_H_
 #define COVEY_TENSORFLOW_LITE_C_COMMON_H_
@@ -120,19 +120,6 @@ struct TfLiteTensor {
   const TfLiteIntArray* dims_signature;
 };
 
-// The first fields only: the library makes these, nobody here copies one.
-struct TfLiteContext {
-  size_t tensors_size;
-  TfLiteStatus (*GetExecutionPlan)(TfLiteContext*, TfLiteIntArray** plan);
-  TfLiteTensor* tensors;
-  void* impl_;
-  TfLiteStatus (*ResizeTensor)(TfLiteContext*, TfLiteTensor*, TfLiteIntArray*);
-  void (*ReportError)(TfLiteContext*, const char* format, ...);
-  TfLiteStatus (*AddTensors)(TfLiteContext*, int count, int* first);
-  TfLiteStatus (*GetNodeAndRegistration)(TfLiteContext*, int node, TfLiteNode**,
-                                         TfLiteRegistration**);
-};
-
 struct TfLiteRegistration {
   void* (*init)(TfLiteContext*, const char* buffer, size_t length);
   void (*free)(TfLiteContext*, void* buffer);
@@ -147,6 +134,31 @@ struct TfLiteRegistration {
   uint64_t inplace_operator;
 };
 
+// The first fields only: the library makes these, nobody here copies one.
+struct TfLiteContext {
+  size_t tensors_size;
+  TfLiteStatus (*GetExecutionPlan)(TfLiteContext*, TfLiteIntArray** plan);
+  TfLiteTensor* tensors;
+  void* impl_;
+  TfLiteStatus (*ResizeTensor)(TfLiteContext*, TfLiteTensor*, TfLiteIntArray*);
+  void (*ReportError)(TfLiteContext*, const char* format, ...);
+  TfLiteStatus (*AddTensors)(TfLiteContext*, int count, int* first);
+  TfLiteStatus (*GetNodeAndRegistration)(TfLiteContext*, int node, TfLiteNode**,
+                                         TfLiteRegistration**);
+  TfLiteStatus (*ReplaceNodeSubsetsWithDelegateKernels)(TfLiteContext*, TfLiteRegistration,
+                                                        const TfLiteIntArray* nodes,
+                                                        TfLiteDelegate*);
+};
+
+struct TfLiteNode {
+  TfLiteIntArray *inputs, *outputs, *intermediates, *temporaries;
+  void *user_data, *builtin_data;
+  const void* custom_initial_data;
+  int custom_initial_data_size;
+  TfLiteDelegate* delegate;
+  bool might_have_side_effect;
+};
+
 enum { kTfLiteDelegateFlagsAllowDynamicTensors = 1 };
 
 struct TfLiteDelegate {
@@ -158,6 +170,12 @@ struct TfLiteDelegate {
   int64_t flags;
   void* opaque_delegate_builder;
 };
+
+// What the kernel of a delegate is made of: its init gets a pointer to one.
+typedef struct TfLiteDelegateParams {
+  TfLiteDelegate* delegate;
+  TfLiteIntArray *nodes_to_replace, *input_tensors, *output_tensors;
+} TfLiteDelegateParams;
 
 #ifdef __cplusplus
 }
