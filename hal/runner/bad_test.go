@@ -28,19 +28,26 @@ var badProgram string
 // TestMain lets the test binary be the stage, and an agent that can be killed.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "stage" {
-		fmt.Fprintln(os.Stderr, Stage(os.Args[2:]))
+		runtime.LockOSThread() // so that the stage runs in another thread than the first, as it may
+		done := make(chan error)
+		go func() { done <- Stage(os.Args[2:]) }()
+		fmt.Fprintln(os.Stderr, <-done)
 		os.Exit(1)
 	}
 	if len(os.Args) > 1 && os.Args[1] == "agent" {
 		agent(os.Args[2])
 		return
 	}
+	if haltest.InVM() {
+		badProgram = vmPrograms + "/badrunner"
+		os.Exit(m.Run())
+	}
 	dir, err := os.MkdirTemp("", "badrunner")
 	if err != nil {
 		panic(err)
 	}
 	badProgram = filepath.Join(dir, "badrunner")
-	build := exec.Command("go", "build", "-o", badProgram, "./testdata/badrunner")
+	build := exec.Command("go", "build", "-o", dir+"/", "./testdata/badrunner", "./testdata/escape")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build badrunner: %v\n%s", err, out)
@@ -200,7 +207,11 @@ func TestOutputShapeIsOfTheRun(t *testing.T) {
 
 func TestStderrIsBounded(t *testing.T) {
 	lines := 0
-	log := zerolog.New(writer(func(p []byte) { lines++ }))
+	log := zerolog.New(writer(func(p []byte) {
+		if strings.Contains(string(p), "runner stderr") {
+			lines++
+		}
+	}))
 	s, err := New(badConfig("flood-stderr", log)).Open(t.Context(), someModel(t), hal.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -282,7 +293,7 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"Max data size": "2147483648", "Max address space": "6442450944", "Max core file size": "0", "Max open files": "64", "Max file size": "0"} {
+	for name, want := range map[string]string{"Max data size": "2147483648", "Max address space": "6442450944", "Max core file size": "1", "Max open files": "64", "Max file size": "0"} {
 		if !hasLimit(string(limits), name, want) {
 			t.Errorf("%s is not %s:\n%s", name, want, limits)
 		}
@@ -320,7 +331,8 @@ func hasLimit(limits, name, want string) bool {
 }
 
 func TestStageRefuses(t *testing.T) {
-	for _, args := range [][]string{nil, {"--memory=1"}, {"--", "/bin/true"}, {"--memory=x", "--", "/bin/true"}, {"--root=1", "--", "/bin/true"}} {
+	for _, args := range [][]string{nil, {`{"memory":1}`}, {"--", "/bin/true"}, {`{"memory":"x"}`, "--", "/bin/true"}, {`{"memory":0}`, "--", "/bin/true"},
+		{`{"memory":1,"root":true}`, "--", "/bin/true"}} {
 		if err := Stage(args); err == nil {
 			t.Errorf("Stage(%q) is nil", args)
 		}
@@ -390,7 +402,8 @@ func TestNoOrphan(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		lines.Scan()
+		for lines.Scan() && strings.HasPrefix(lines.Text(), "{") { // the log
+		}
 		line := lines.Text()
 		for !strings.Contains(lines.Text(), ready) {
 			if !lines.Scan() {
@@ -450,8 +463,20 @@ func TestOtherLanguage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What python3 is may be a script that looks for the real one: it could not do
+	// that in the sandbox.
+	where, err := exec.Command("python3", "-c", "import os, sys; print(os.path.realpath(sys.executable), sys.prefix)").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	python, prefix, _ := strings.Cut(strings.TrimSpace(string(where)), " ")
+	bin := t.TempDir()
+	if err := os.Symlink(python, filepath.Join(bin, "python3")); err != nil {
+		t.Fatal(err)
+	}
 	c := badConfig("", zerolog.New(zerolog.NewTestWriter(t)))
-	c.Name, c.Program, c.Env = "invert", program, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	c.Name, c.Program, c.Env = "invert", program, []string{"PATH=" + bin, "PYTHONHOME=" + prefix}
+	c.Access.Read = []string{prefix + "/lib"}
 	e, m := New(c), someModel(t)
 	haltest.Engine(t, e, m)
 	s, err := e.Open(t.Context(), m, hal.Options{})

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,13 +16,22 @@ import (
 
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/runner/proto"
+	"github.com/covey-edge/covey/hal/runner/sandbox"
 )
 
-// graceful is how long a runner has to end by itself once its socket is closed.
-const graceful = 500 * time.Millisecond
+const (
+	// graceful is how long a runner has to end by itself once its socket is closed.
+	graceful = 500 * time.Millisecond
+	// stuck is how long one that was killed is waited for. Only a driver takes longer,
+	// one that holds it in the kernel: nothing ends it but that driver or a restart.
+	stuck = 5 * time.Second
+)
+
+// idle is the phase of a runner that died while nobody waited for it.
+const idle = "between runs"
 
 // A process is one runner and the socket to it. One goroutine at a time talks to
-// it; kill may be called by any.
+// it, the one whose turn it is; kill may be called by any.
 type process struct {
 	name    string
 	cmd     *exec.Cmd
@@ -30,18 +39,25 @@ type process struct {
 	said    *stderr
 	welcome proto.Welcome
 
+	device string // that it holds for all; "" where it has one session
+	turns  turns  // whose request is under way
+
 	ended chan struct{} // closed when the process is gone and reaped
-	in    []byte        // of the packet received last
-	count uint64        // requests sent
+	in    []byte        // of the packet received last, in its turn
+	count uint64        // requests sent, in their turns
 
 	mu     sync.Mutex
 	phase  string     // what it is doing: "start", "AllocateTensors", "run"
 	cause  *hal.Error // why we killed it, if we did
 	closed bool
+	users  int    // sessions; Probe counts as one
+	ids    uint32 // of sessions, the last one
+	guilty uint32 // the session in whose turn it died; 0: it has not, or in nobody's
 }
 
-// startProcess starts the runner program through the stage.
-func startProcess(c Config, memory int64) (*process, error) {
+// startProcess starts the runner program through the stage, in a cgroup of its own
+// where there is a group to divide.
+func startProcess(c Config, groups *sandbox.Groups, a hal.Accelerator, memory int64) (*process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("make a socket for runner %s: %v", c.Name, err), Err: err}
@@ -50,11 +66,15 @@ func startProcess(c Config, memory int64) (*process, error) {
 	defer theirs.Close()
 	argv := []string{c.Program}
 	if len(c.Stage) > 0 {
-		argv = append(append(append([]string(nil), c.Stage...), stageFlags(memory)...), "--", c.Program)
+		spec := sandbox.Spec{Memory: memory, Access: c.reach(a)}
+		if argv, err = c.stageArgs(spec); err != nil {
+			unix.Close(pair[0])
+			return nil, err
+		}
 	}
 	p := &process{
 		name: c.Name, fd: pair[0], said: &stderr{log: c.Logger.With().Str("runner", c.Name).Logger()},
-		ended: make(chan struct{}), in: make([]byte, proto.MaxPacket),
+		ended: make(chan struct{}), in: make([]byte, proto.MaxPacket), users: 1,
 	}
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Env = append([]string{}, c.Env...)
@@ -64,35 +84,82 @@ func startProcess(c Config, memory int64) (*process, error) {
 	p.cmd.WaitDelay = time.Second         // a grandchild may hold stderr
 	// The runner ends with its socket; this is for one that does not.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	group := groups.New(c.Name, memory)
+	if group != nil {
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(group.File.Fd())
+	}
 	if err := p.cmd.Start(); err != nil {
 		unix.Close(p.fd)
+		group.End()
 		return nil, &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("start %s: %v", argv[0], err), Err: err}
 	}
 	// Waited for by close, through ended.
 	go func() {
 		defer close(p.ended)
-		_ = p.cmd.Wait()
+		p.reap()
+		group.End()
 	}()
 	return p, nil
 }
 
+// reach is what a runner for an accelerator may reach: that accelerator's device
+// nodes and libraries, or those of all where it is to find out which there are.
+func (c Config) reach(a hal.Accelerator) sandbox.Access {
+	var nodes []hal.Accelerator
+	for _, known := range c.Accelerators {
+		if a == hal.Auto || a == known {
+			nodes = append(nodes, known)
+		}
+	}
+	access := sandbox.Access{Read: slices.Clone(c.Access.Read), Write: slices.Clone(c.Access.Write),
+		Devices: slices.Concat(c.Access.Devices, sandbox.DeviceNodes(os.DirFS("/"), nodes))}
+	for known, more := range c.More {
+		if a == hal.Auto || a == known {
+			access.Read = append(access.Read, more.Read...)
+			access.Write = append(access.Write, more.Write...)
+			access.Devices = append(access.Devices, more.Devices...)
+		}
+	}
+	return access
+}
+
+// reap waits for the end of the process and of all that it may have started. As
+// long as it is dead and not waited for, its number is its group's alone.
+func (p *process) reap() {
+	pid := p.cmd.Process.Pid
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	_ = unix.Kill(-pid, unix.SIGKILL)
+	_ = p.cmd.Wait()
+}
+
 // hello agrees on the version.
 func (p *process) hello(ctx context.Context) error {
-	if err := p.call(ctx, "start", proto.Header{Kind: proto.KindHello}, proto.Hello{Versions: []int{proto.Version}}, -1, &p.welcome); err != nil {
+	if err := p.call(ctx, "start", proto.Header{Kind: proto.KindHello}, proto.Hello{Versions: []int{proto.Version}}, -1, &p.welcome, nil); err != nil {
 		return err
 	}
 	if p.welcome.Version != proto.Version {
-		return p.broken(fmt.Errorf("it speaks protocol %d, this agent %d: install both from one release", p.welcome.Version, proto.Version))
+		return p.broken(0, fmt.Errorf("it speaks protocol %d, this agent %d: install both from one release", p.welcome.Version, proto.Version))
 	}
 	p.welcome.Engine, p.welcome.Runtime = proto.OneLine(p.welcome.Engine), proto.OneLine(p.welcome.Runtime)
 	return nil
 }
 
 // call sends a JSON request, with a descriptor unless it is -1, and reads the
-// answer into v. The runner is killed when ctx ends before that.
-func (p *process) call(ctx context.Context, phase string, h proto.Header, body any, fd int, v any) error {
+// answer into v. The runner is killed when ctx ends before that. step (may be nil) is
+// told of its notes.
+func (p *process) call(ctx context.Context, phase string, h proto.Header, body any, fd int, v any, step func(string)) error {
 	p.enter(phase)
-	defer context.AfterFunc(ctx, func() { p.late(ctx) })()
+	inTime := context.AfterFunc(ctx, func() { p.late(ctx) })
+	err := p.ask(h, body, fd, v, step)
+	if !inTime() {
+		return p.died(h.Session) // even if there was an answer: it is killed by now
+	}
+	return err
+}
+
+// ask is call without an end.
+func (p *process) ask(h proto.Header, body any, fd int, v any, step func(string)) error {
 	h.Request = p.next()
 	packet, err := proto.Pack(h, body)
 	if err != nil {
@@ -103,20 +170,24 @@ func (p *process) call(ctx context.Context, phase string, h proto.Header, body a
 		oob = unix.UnixRights(fd)
 	}
 	if err := p.send(packet, oob); err != nil {
-		return p.died()
+		return p.wasDead(h.Session)
 	}
 	for {
 		got, answer, err := p.receive(h)
 		switch {
 		case err != nil:
-			return p.lost(err)
+			return p.lost(h.Session, err)
 		case got == proto.KindNote:
-			p.enter(proto.OneLine(string(answer)))
+			note := proto.OneLine(string(answer))
+			p.enter(note)
+			if step != nil {
+				step(note)
+			}
 		case v == nil:
 			return nil
 		default:
 			if err := proto.Unpack(answer, v); err != nil {
-				return p.broken(err)
+				return p.broken(h.Session, err)
 			}
 			return nil
 		}
@@ -191,33 +262,52 @@ func knownCode(c hal.Code) hal.Code {
 
 // lost turns an error of receive into the caller's: what the runner refused is
 // passed on, what ended it is explained.
-func (p *process) lost(err error) error {
+func (p *process) lost(session uint32, err error) error {
 	var refused *hal.Error
 	switch {
 	case errors.As(err, &refused):
 		return refused
 	case errors.Is(err, errGone):
-		return p.died()
+		return p.died(session)
 	}
-	return p.broken(err)
+	return p.broken(session, err)
 }
 
 // broken ends a runner that does not keep to the protocol.
-func (p *process) broken(err error) error {
+func (p *process) broken(session uint32, err error) error {
 	p.kill(&hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s broke the protocol: %v", p.name, err), Err: hal.ErrLost})
-	return p.died()
+	return p.died(session)
 }
 
-// died waits for the end of a runner whose socket is gone and says why it ended.
-func (p *process) died() error {
-	select {
-	case <-p.ended:
-	case <-time.After(graceful):
-		p.kill(&hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s closed its socket during %s", p.name, p.doing())})
-		<-p.ended
+// wasDead is died for a request that could not be sent any more: the runner died
+// before it, and under no session that is known.
+func (p *process) wasDead(session uint32) error {
+	if session == 0 {
+		return p.died(0)
+	}
+	p.enter(idle)
+	return p.died(0)
+}
+
+// errOther tells a session whose runner died under another.
+var errOther = errors.New("another model")
+
+// died waits for the end of a runner whose socket is gone and tells the session
+// whose turn it is why. The first to ask is the one that it died under; the others
+// hear that they are not to blame.
+func (p *process) died(session uint32) error {
+	if !p.finish(&hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s closed its socket during %s", p.name, p.doing())}) {
+		return &hal.Error{Code: hal.CodeEngine, Err: hal.ErrLost,
+			Text: fmt.Sprintf("runner %s cannot be ended: a driver holds it in %s; restart the board if it stays so", p.name, p.doing())}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.guilty == 0 {
+		p.guilty = session
+	}
+	if p.guilty != session {
+		return &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s ended under another model on %s", p.name, p.device), Err: errors.Join(hal.ErrLost, errOther)}
+	}
 	if p.cause != nil {
 		return &hal.Error{Code: p.cause.Code, Text: p.cause.Text, Err: errors.Join(hal.ErrLost, p.cause.Err)}
 	}
@@ -234,6 +324,13 @@ func verdict(name, phase string, state *os.ProcessState, said string) *hal.Error
 	e := &hal.Error{Code: hal.CodeCrash, Text: fmt.Sprintf("runner %s %s in %s", name, how, phase), Err: hal.ErrLost}
 	if phase == "start" {
 		e.Code = hal.CodeEngine
+	}
+	if phase == "start" && said == "" && status.Signaled() && status.Signal() == syscall.SIGSEGV {
+		e.Code = hal.CodeMemory // how the kernel ends a program whose own data is past RLIMIT_DATA
+		e.Text += ": the program itself is most likely larger than its memory limit"
+	}
+	if status.Signaled() && status.Signal() == syscall.SIGSYS {
+		e.Text += ": it tried what no runner may (to trace a process, to mount, to load a module)"
 	}
 	if status.Signaled() && status.Signal() == syscall.SIGKILL {
 		e.Code = hal.CodeMemory // nobody but the kernel's memory killer does that
@@ -277,7 +374,7 @@ func lineWith(said string, signs ...string) string {
 	return ""
 }
 
-// kill ends the runner at once. The first cause stays.
+// kill ends the runner at once, and whoever reads from it. The first cause stays.
 func (p *process) kill(cause *hal.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -287,7 +384,33 @@ func (p *process) kill(cause *hal.Error) {
 	if p.cause == nil {
 		p.cause = cause
 	}
+	_ = unix.Shutdown(p.fd, unix.SHUT_RDWR)
 	_ = p.cmd.Process.Kill()
+}
+
+// finish waits for the end of a runner whose socket is closed, and kills it for a
+// cause when that takes too long. It is false for one that not even that has ended.
+func (p *process) finish(cause *hal.Error) bool {
+	if p.wait(graceful) {
+		return true
+	}
+	p.kill(cause)
+	return p.wait(stuck)
+}
+
+// wait says whether the process has ended within a time.
+func (p *process) wait(d time.Duration) bool {
+	if p.over() {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.ended:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
 // over says whether the process has ended.
@@ -308,17 +431,17 @@ func (p *process) close() {
 	p.closed = true
 	p.mu.Unlock()
 	if !first {
-		<-p.ended
+		p.wait(graceful + stuck)
 		return
 	}
 	_ = unix.Shutdown(p.fd, unix.SHUT_RDWR)
-	select {
-	case <-p.ended:
-	case <-time.After(graceful):
-		p.kill(&hal.Error{Code: hal.CodeEngine, Text: "runner " + p.name + " did not end when its socket was closed"})
-		<-p.ended
+	if !p.finish(&hal.Error{Code: hal.CodeEngine, Text: "runner " + p.name + " did not end when its socket was closed"}) {
+		p.said.log.Error().Int("pid", p.cmd.Process.Pid).Msg("the runner cannot be ended: a driver holds it in the kernel; restart the board if it stays so")
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	_ = unix.Close(p.fd)
+	p.fd = -1 // kill may still be called
 }
 
 func (p *process) send(packet, oob []byte) error {
@@ -344,9 +467,4 @@ func (p *process) read() (int, error) {
 			return n, err
 		}
 	}
-}
-
-// stageFlags are the flags of Stage for a runner that may use so much memory.
-func stageFlags(memory int64) []string {
-	return []string{"--memory=" + strconv.FormatInt(memory, 10)}
 }

@@ -14,11 +14,13 @@ import (
 	"github.com/covey-edge/covey/hal/runner/proto"
 )
 
-// A session is one model in a runner of its own.
+// A session is one model in a runner, which it may share.
 type session struct {
 	runner   *process
 	id       uint32
 	deadline time.Duration
+	share    *share
+	freed    func(memory int64) // told when it is closed, and what its own runner took then; 0: not known
 	opened   proto.Opened
 	layout   proto.Map
 	info     hal.Info
@@ -37,15 +39,40 @@ type buffer struct {
 	ran     proto.Ran // of the last run
 }
 
-// open loads the model, and gives the runner memory for its tensors.
-func (s *session) open(ctx context.Context, file *os.File, o proto.Open, buffers int) error {
+// open loads the model, and gives the runner memory for its tensors. After an error
+// the runner has nothing of it left.
+func (s *session) open(ctx context.Context, file *os.File, o proto.Open, buffers int, step func(string)) error {
+	if err := s.turn(ctx); err != nil {
+		return err
+	}
+	defer s.runner.turns.give(s.share, 0) // a model that opens slowly does not run less for it
 	h := proto.Header{Kind: proto.KindOpen, Session: s.id}
-	if err := s.runner.call(ctx, "open", h, o, int(file.Fd()), &s.opened); err != nil {
+	if err := s.runner.call(ctx, "open", h, o, int(file.Fd()), &s.opened, step); err != nil {
 		return err
 	}
 	if err := s.opened.Check(); err != nil {
-		return s.runner.broken(err)
+		return s.runner.broken(s.id, err)
 	}
+	if err := s.allot(ctx, buffers); err != nil {
+		return errors.Join(err, s.end())
+	}
+	s.describe()
+	s.info.Memory = s.Memory()
+	s.watch = time.AfterFunc(s.deadline, s.late)
+	s.watch.Stop()
+	return nil
+}
+
+// turn waits for a turn, as long as ctx allows.
+func (s *session) turn(ctx context.Context) error {
+	if err := s.runner.turns.take(ctx, s.share); err != nil {
+		return &hal.Error{Code: hal.CodeTimeout, Err: err, Text: fmt.Sprintf("runner %s was busy with other models on %s (%v)", s.runner.name, s.runner.device, err)}
+	}
+	return nil
+}
+
+// allot makes the memory of the tensors and gives it to the runner.
+func (s *session) allot(ctx context.Context, buffers int) error {
 	layout, err := proto.Layout(&s.opened, buffers)
 	if err != nil {
 		return &hal.Error{Code: hal.CodeTensor, Text: err.Error()}
@@ -55,16 +82,23 @@ func (s *session) open(ctx context.Context, file *os.File, o proto.Open, buffers
 		return err
 	}
 	defer shared.Close()
-	h.Kind = proto.KindMap
-	if err := s.runner.call(ctx, "map", h, layout, int(shared.Fd()), nil); err != nil {
+	h := proto.Header{Kind: proto.KindMap, Session: s.id}
+	if err := s.runner.call(ctx, "map", h, layout, int(shared.Fd()), nil, nil); err != nil {
 		return errors.Join(err, unix.Munmap(memory))
 	}
 	s.layout, s.memory = layout, memory
 	s.divide()
-	s.describe()
-	s.watch = time.AfterFunc(s.deadline, s.late)
-	s.watch.Stop()
 	return nil
+}
+
+// end closes the session in a runner that others go on using. It has a turn.
+func (s *session) end() error {
+	if s.runner.device == "" || s.runner.over() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.deadline)
+	defer cancel()
+	return s.runner.call(ctx, "close", proto.Header{Kind: proto.KindClose, Session: s.id}, nil, -1, nil, nil)
 }
 
 // divide cuts the memory into buffers.
@@ -86,6 +120,7 @@ func (s *session) describe() {
 	o := &s.opened
 	s.info = hal.Info{
 		Accelerator: hal.Accelerator(proto.OneLine(string(o.Accelerator))), Runtime: s.runner.welcome.Runtime, Threads: o.Threads,
+		Device: proto.OneLine(o.Device), Driver: proto.OneLine(o.Driver),
 		Delegated: o.Delegated, Ops: o.Ops, Buffers: len(s.buffers), Deadline: s.deadline,
 	}
 	for _, a := range o.Tried {
@@ -129,26 +164,43 @@ func (s *session) Run(buf int) (hal.Timing, error) {
 	if err := s.usable(); err != nil {
 		return hal.Timing{}, err
 	}
-	b := &s.buffers[buf]
+	if err := s.runner.turns.take(context.Background(), s.share); err != nil {
+		return hal.Timing{}, err
+	}
+	begin := time.Now()
+	t, err := s.exchange(&s.buffers[buf], buf)
+	now := time.Now()
+	s.runner.turns.give(s.share, now.Sub(begin)) // not what the runner says that it took
+	if err != nil {
+		return hal.Timing{}, s.fail(err)
+	}
+	t.Engine = min(t.Engine, now.Sub(begin))
+	t.Hop = now.Sub(start) - t.Engine
+	return t, nil
+}
+
+// exchange asks for a run and reads the answer, in its turn.
+func (s *session) exchange(b *buffer, buf int) (hal.Timing, error) {
 	h := proto.Header{Kind: proto.KindRun, Session: s.id, Request: s.runner.next()}
 	h.Put(s.packet[:], proto.RunSize)
 	proto.PutRun(s.packet[proto.HeaderSize:], buf)
 	s.runner.enter("run")
 	s.watch.Reset(s.deadline)
-	defer s.watch.Stop()
 	if err := s.runner.send(s.packet[:], nil); err != nil {
-		return hal.Timing{}, s.fail(s.runner.died())
+		s.watch.Stop()
+		return hal.Timing{}, s.runner.wasDead(s.id)
 	}
 	_, body, err := s.runner.receive(h)
+	if !s.watch.Stop() {
+		return hal.Timing{}, s.runner.died(s.id) // in this turn: the next is not to blame
+	}
 	if err != nil {
-		return hal.Timing{}, s.fail(s.runner.lost(err))
+		return hal.Timing{}, s.runner.lost(s.id, err)
 	}
 	if err := b.ran.Parse(body, &s.opened, s.layout.Buffers[buf].Out); err != nil {
-		return hal.Timing{}, s.fail(s.runner.broken(err))
+		return hal.Timing{}, s.runner.broken(s.id, err)
 	}
-	t := hal.Timing{Engine: time.Duration(b.ran.EngineNS)}
-	t.Hop = max(0, time.Since(start)-t.Engine)
-	return t, nil
+	return hal.Timing{Engine: time.Duration(b.ran.EngineNS)}, nil
 }
 
 // Reset forgets the state between runs.
@@ -160,7 +212,11 @@ func (s *session) Reset() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.deadline)
 	defer cancel()
-	return s.fail(s.runner.call(ctx, "reset", proto.Header{Kind: proto.KindReset, Session: s.id}, nil, -1, nil))
+	if err := s.turn(ctx); err != nil {
+		return err
+	}
+	defer s.runner.turns.give(s.share, 0)
+	return s.fail(s.runner.call(ctx, "reset", proto.Header{Kind: proto.KindReset, Session: s.id}, nil, -1, nil, nil))
 }
 
 func (s *session) usable() error {
@@ -178,7 +234,16 @@ func (s *session) fail(err error) error {
 	return err
 }
 
-// Close ends the runner and frees the memory: slices of Input and Output must not
+// Memory is what the runner takes now (its PSS, bytes), 0 when that is not known.
+// Sessions that share a runner each say the whole.
+func (s *session) Memory() int64 {
+	if s.runner.over() {
+		return 0 // its number may be another's by now
+	}
+	return pss(os.DirFS("/"), s.runner.cmd.Process.Pid)
+}
+
+// Close ends the session, with the last one its runner, and frees the memory: slices of Input and Output must not
 // be used any more. A Run that is under way is waited for.
 func (s *session) Close() error {
 	s.mu.Lock()
@@ -188,6 +253,18 @@ func (s *session) Close() error {
 	}
 	s.closed = true
 	s.watch.Stop()
-	s.runner.close()
-	return unix.Munmap(s.memory)
+	var err error
+	var memory int64
+	if s.runner.device == "" {
+		memory = s.Memory()
+	} else if s.lost == nil {
+		_ = s.runner.turns.take(context.Background(), s.share) // it cannot fail
+		if err = s.end(); errors.Is(err, hal.ErrLost) {
+			err = nil // gone is closed
+		}
+		s.runner.turns.give(s.share, 0)
+	}
+	s.runner.leave()
+	s.freed(memory)
+	return errors.Join(err, unix.Munmap(s.memory))
 }

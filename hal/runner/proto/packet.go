@@ -135,6 +135,9 @@ type Open struct {
 	Size        int64           `json:"size"`        // of the model, bytes
 	Accelerator hal.Accelerator `json:"accelerator"` // wanted; "auto": the runner chooses
 	Threads     int             `json:"threads"`     // 0: the runner chooses
+
+	Device   string            `json:"device,omitempty"`   // of the accelerator; "": the first
+	Settings map[string]string `json:"settings,omitempty"` // of the accelerator, by its own names
 }
 
 // Failed says why a request was not done. The session, if there was one, stays.

@@ -37,6 +37,14 @@ type Model interface {
 	Close()
 }
 
+// A Mapper is a Model that places its tensors on the shared memory itself, so that
+// a run copies nothing.
+type Mapper interface {
+	// Map is called once, before the first Run: in and out are, buffer by buffer,
+	// what Run will be given. They stay valid until Close.
+	Map(in, out [][][]byte) error
+}
+
 // Serve answers the agent at the socket fd until the agent closes it, which is a
 // nil error. It blocks an OS thread in reading: no poller stands between the
 // agent's request and the engine.
@@ -230,6 +238,9 @@ func (m *served) share(body []byte, fd int) error {
 	}
 	m.ran.Outputs = make([]Result, len(o.Outputs))
 	m.answer = make([]byte, HeaderSize+RanSize(len(o.Outputs)))
+	if mapper, ok := m.model.(Mapper); ok {
+		return mapper.Map(m.in, m.out)
+	}
 	return nil
 }
 

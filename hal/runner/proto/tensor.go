@@ -17,10 +17,13 @@ type Opened struct {
 	Delegated   int             `json:"delegated"` // ops the accelerator took; -1: not known
 	Ops         int             `json:"ops"`       // -1: not known
 	Tried       []hal.Attempt   `json:"tried,omitempty"`
+
+	Device string `json:"device,omitempty"` // in use, where there are several
+	Driver string `json:"driver,omitempty"` // delegate or provider and its version
 }
 
-// A Tensor is a tensor of a model with its size in bytes; 0 for an output whose
-// shape is known only at run time.
+// A Tensor is a tensor of a model with its size in bytes. For an output whose shape
+// is known only at run time that is the room it wants: 0 for DynamicRoom.
 type Tensor struct {
 	hal.TensorInfo
 	Bytes int64 `json:"bytes"`

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"runtime"
@@ -34,7 +35,7 @@ func main() {
 	}
 	b := &backend{mode: mode}
 	err := proto.Serve(proto.FD, b)
-	if mode == "hang-close" {
+	if strings.HasSuffix(mode, "hang-close") {
 		time.Sleep(time.Hour)
 	}
 	if err != nil {
@@ -64,7 +65,7 @@ func (b *backend) Probe() proto.Found {
 }
 
 func (b *backend) Open(o proto.Open, file []byte, step func(string)) (proto.Model, error) {
-	if o.Accelerator != hal.Auto && o.Accelerator != hal.CPU {
+	if o.Accelerator != hal.Auto && o.Accelerator != hal.CPU && (!strings.HasPrefix(b.mode, "shared") || o.Accelerator != hal.EdgeTPU) {
 		return nil, &hal.Error{Code: hal.CodeAccel, Text: "no " + string(o.Accelerator)}
 	}
 	step("AllocateTensors")
@@ -113,6 +114,7 @@ type model struct {
 	opened  proto.Opened
 	runs    int
 	picture [224 * 224 * 3]byte
+	grown   [][4096]byte
 }
 
 func (m *model) Opened() *proto.Opened { return &m.opened }
@@ -125,6 +127,11 @@ func (m *model) Run(in, out [][]byte, r *proto.Ran) error {
 	r.EngineNS = 1000
 	r.Outputs[0] = proto.Result{Bytes: int64(n), Rank: 2, Dims: [proto.MaxRank]int{1, n}}
 	switch m.mode {
+	case "shared": // says which process it is, and dies when it is told to
+		if in[0][0] == 0xff {
+			die(syscall.SIGSEGV)
+		}
+		binary.LittleEndian.PutUint32(out[0][4:], uint32(os.Getpid()))
 	case "picture":
 		copy(m.picture[:], in[0])
 	case "dynamic":
@@ -154,6 +161,20 @@ func (m *model) Run(in, out [][]byte, r *proto.Ran) error {
 			all = append(all, b)
 			runtime.KeepAlive(all)
 		}
+	case "shared-memory-run": // which no limit of the process counts
+		b, err := unix.Mmap(-1, 0, 256<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return err
+		}
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+	case "grow":
+		for range 32 << 20 / 4096 {
+			m.grown = append(m.grown, [4096]byte{1})
+		}
+	case "boast":
+		r.EngineNS = 1 << 62
 	case "too-large":
 		r.Outputs[0].Bytes = 1 << 62
 	case "wrong-shape":

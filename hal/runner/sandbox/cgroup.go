@@ -1,0 +1,154 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	hierarchy = "/sys/fs/cgroup" // where cgroup v2 is, on a system without v1
+	leaf      = "agent"          // where the agent itself goes: a group with controllers has no processes of its own
+
+	maxThreads = 512
+	// besides is what a cgroup counts beyond what a runner allocates: tensors,
+	// pages of its files, the kernel's part. The limit of allocations is to be
+	// reached first: it makes an error, this one kills.
+	besides = 128 << 20
+)
+
+// Groups is a cgroup that the agent may divide: what systemd's Delegate=yes gives.
+type Groups struct{ dir string }
+
+// Delegated is the cgroup that was given to this process to divide, or why there
+// is none. It moves the process into a group of its own in there.
+func Delegated() (*Groups, error) {
+	dir, err := delegated(os.DirFS("/"))
+	if err != nil {
+		return nil, err
+	}
+	dir = filepath.Join("/", dir)
+	if !given(dir) {
+		return nil, fmt.Errorf("%s was not delegated to this program", dir)
+	}
+	return divide(dir)
+}
+
+// divide makes ready a cgroup for groups beneath it.
+func divide(dir string) (*Groups, error) {
+	own := filepath.Join(dir, leaf)
+	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	members, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	for _, pid := range strings.Fields(string(members)) {
+		if err := put(own, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return nil, err
+		}
+	}
+	if err := put(dir, "cgroup.subtree_control", "+memory +pids"); err != nil {
+		return nil, err
+	}
+	return &Groups{dir: dir}, nil
+}
+
+// given says whether a folder of cgroups is this user's to change: it owns it, or
+// it is root and systemd has marked it.
+func given(dir string) bool {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return false
+	}
+	if me := os.Geteuid(); me != 0 {
+		return int(st.Uid) == me
+	}
+	var mark [8]byte
+	for _, name := range []string{"user.delegate", "trusted.delegate"} {
+		if n, err := unix.Getxattr(dir, name, mark[:]); err == nil && string(mark[:n]) == "1" {
+			return true
+		}
+	}
+	return false
+}
+
+// A Group is the cgroup of one runner.
+type Group struct {
+	dir  string
+	File *os.File // of the group, for SysProcAttr.CgroupFD
+}
+
+// New makes a group for a runner that may allocate so many bytes. It is nil where
+// there are no Groups to make it in, and where it cannot be made: the limits of the
+// process hold without.
+func (g *Groups) New(name string, memory int64) *Group {
+	if g == nil {
+		return nil
+	}
+	dir, err := os.MkdirTemp(g.dir, "runner-"+name+"-")
+	if err != nil {
+		return nil
+	}
+	one := &Group{dir: dir}
+	for _, limit := range []struct{ file, value string }{
+		{"memory.max", strconv.FormatInt(memory+besides, 10)},
+		{"memory.oom.group", "1"},
+		{"pids.max", strconv.Itoa(maxThreads)},
+	} {
+		if err := put(dir, limit.file, limit.value); err != nil {
+			one.End()
+			return nil
+		}
+	}
+	if one.File, err = os.Open(dir); err != nil {
+		one.End()
+		return nil
+	}
+	return one
+}
+
+// End kills all that is left in the group and removes it. A nil group is allowed.
+func (g *Group) End() {
+	if g == nil {
+		return
+	}
+	g.File.Close()
+	// What is being killed keeps the group for a moment.
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		err := unix.Rmdir(g.dir)
+		if err != unix.EBUSY {
+			return
+		}
+		g.kill()
+		time.Sleep(wait)
+	}
+}
+
+func (g *Group) kill() {
+	if put(g.dir, "cgroup.kill", "1") == nil { // Linux 5.14
+		return
+	}
+	members, _ := os.ReadFile(filepath.Join(g.dir, "cgroup.procs"))
+	for _, word := range strings.Fields(string(members)) {
+		if pid, err := strconv.Atoi(word); err == nil && pid > 1 {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+func put(dir, file, value string) error {
+	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}

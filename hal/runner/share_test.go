@@ -1,0 +1,145 @@
+package runner
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/covey-edge/covey/hal"
+)
+
+func openOn(t *testing.T, e *Engine, a hal.Accelerator) hal.Session {
+	t.Helper()
+	s, err := e.Open(t.Context(), someModel(t), hal.Options{Accelerator: a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// process is the number of the process that runs a session.
+func processOf(t *testing.T, s hal.Session) uint32 {
+	t.Helper()
+	s.Input(0, 0)[0] = 1
+	if _, err := s.Run(0); err != nil {
+		t.Fatal(err)
+	}
+	return binary.LittleEndian.Uint32(s.Output(0, 0).Data[4:])
+}
+
+// TestExclusiveDevice: sessions on an Edge TPU share a runner, those on the CPU do
+// not; a closed one leaves the others alone, the last one takes the runner with it.
+func TestExclusiveDevice(t *testing.T) {
+	e := bad(t, "shared")
+	one, two, cpu := openOn(t, e, hal.EdgeTPU), openOn(t, e, hal.EdgeTPU), openOn(t, e, hal.CPU)
+	pid := processOf(t, one)
+	if other := processOf(t, two); other != pid {
+		t.Errorf("two sessions on one Edge TPU run in processes %d and %d", pid, other)
+	}
+	if other := processOf(t, cpu); other == pid {
+		t.Error("a session on the CPU shares its process")
+	}
+	var all sync.WaitGroup
+	for _, s := range []hal.Session{one, two} {
+		all.Go(func() {
+			for range 200 {
+				if _, err := s.Run(0); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := one.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := one.Run(0); !errors.Is(err, hal.ErrLost) {
+		t.Errorf("run of a closed session: %v", err)
+	}
+	if other := processOf(t, two); other != pid {
+		t.Error("the runner ended with the first of its sessions")
+	}
+	if three := openOn(t, e, hal.EdgeTPU); processOf(t, three) != pid {
+		t.Error("a later session does not join the runner")
+	} else if err := three.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := two.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Kill(int(pid), 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the runner has no session and lives: %v", err)
+	}
+	if again := openOn(t, e, hal.EdgeTPU); processOf(t, again) == pid {
+		t.Error("a session in a runner that has ended")
+	}
+}
+
+// TestOneCrashesForAll: whoever shares a runner with a model that crashes it loses
+// the session, and is not blamed.
+func TestOneCrashesForAll(t *testing.T) {
+	e := bad(t, "shared")
+	good, evil := openOn(t, e, hal.EdgeTPU), openOn(t, e, hal.EdgeTPU)
+	evil.Input(0, 0)[0] = 0xff
+	if _, err := evil.Run(0); hal.CodeOf(err) != hal.CodeCrash || !errors.Is(err, hal.ErrLost) {
+		t.Errorf("the one that crashes: %v", err)
+	}
+	if _, err := good.Run(0); hal.CodeOf(err) != hal.CodeEngine || !errors.Is(err, hal.ErrLost) || !strings.Contains(err.Error(), "under another model on edgetpu") {
+		t.Errorf("the other: %v", err)
+	}
+	processOf(t, openOn(t, e, hal.EdgeTPU))
+}
+
+func TestAdmission(t *testing.T) {
+	e := bad(t, "good")
+	free := int64(1 << 20)
+	e.free = func() int64 { return free }
+	first := openOn(t, e, hal.CPU) // however little there is
+	_, err := e.Open(t.Context(), someModel(t), hal.Options{})
+	if hal.CodeOf(err) != hal.CodeAdmission {
+		t.Errorf("a second model without memory: %v", err)
+	}
+	free = reserve + runnerMemory + 1<<20
+	second := openOn(t, e, hal.CPU)
+	if m := second.Info().Memory; m <= 0 {
+		t.Errorf("the memory of a runner is %d", m)
+	}
+	if first.Info().SHA256 != second.Info().SHA256 {
+		t.Fatal("they are the same model")
+	}
+	e.mu.Lock()
+	e.weighed[second.Info().SHA256] = 1 << 40
+	e.mu.Unlock()
+	if _, err := e.Open(t.Context(), someModel(t), hal.Options{}); hal.CodeOf(err) != hal.CodeAdmission {
+		t.Errorf("a model that is known to be large: %v", err)
+	}
+}
+
+func TestAvailable(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		files map[string]string
+		want  int64
+	}{
+		{"nothing told", nil, math.MaxInt64},
+		{"memory", map[string]string{"proc/meminfo": "MemTotal: 1000 kB\nMemAvailable:   500 kB\n"}, 500 << 10},
+		{"group", map[string]string{"proc/meminfo": "MemAvailable: 500 kB\n", "proc/self/cgroup": "0::/a/b\n",
+			"sys/fs/cgroup/a/memory.max": "300000\n", "sys/fs/cgroup/a/memory.current": "100000\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, 200000},
+		{"group that is full", map[string]string{"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "3\n", "sys/fs/cgroup/a/memory.current": "9\n"}, 0},
+	} {
+		root := fstest.MapFS{}
+		for name, text := range c.files {
+			root[name] = &fstest.MapFile{Data: []byte(text)}
+		}
+		if got := available(root); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+}
