@@ -24,6 +24,10 @@ type Config struct {
 	Loop  bool    // begin again after the last picture
 	Watch bool    // go on with pictures that are put into the folder later
 	FPS   float64 // most frames a second; 0: as fast as they are taken
+
+	// Decode makes a frame of a picture file, as vision.DecodePicture does, which is
+	// what nil means.
+	Decode func(file []byte, f *hal.Frame) error
 }
 
 // A Source reads JPEG, PNG, BMP and GIF pictures (of names that end so) straight
@@ -55,6 +59,9 @@ func Open(c Config) (*Source, error) {
 	}
 	if !(c.FPS >= 0 && c.FPS <= 1e6) {
 		return nil, fmt.Errorf("folder source of %v frames a second: give 0 to 1000000", c.FPS)
+	}
+	if c.Decode == nil {
+		c.Decode = vision.DecodePicture
 	}
 	s := &Source{c: c}
 	if c.FPS > 0 {
@@ -128,7 +135,7 @@ func (s *Source) Next(ctx context.Context, f *hal.Frame) error {
 			continue // gone again, or seen before
 		}
 		if err == nil {
-			err = vision.DecodePicture(s.file, f)
+			err = s.c.Decode(s.file, f)
 		}
 		if err != nil {
 			return fmt.Errorf("picture %s: %w: %w", name, hal.ErrBadFrame, err)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/haltest"
+	"github.com/covey-edge/covey/hal/vision"
 )
 
 // picture is a PNG of one grey.
@@ -225,7 +226,7 @@ func TestWatchTakesOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, dir, "a.png", picture(t, 1))
-	s := &Source{c: Config{Path: dir, Watch: true}, watcher: w, done: map[string]stamp{}}
+	s := &Source{c: Config{Path: dir, Watch: true, Decode: vision.DecodePicture}, watcher: w, done: map[string]stamp{}}
 	defer s.Close()
 	if err := s.look(); err != nil {
 		t.Fatal(err)
@@ -297,5 +298,28 @@ func TestRefused(t *testing.T) {
 		if _, err := Open(tt.c); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%+v: got %v, want %s", tt.c, err, tt.want)
 		}
+	}
+}
+
+// TestDecode: what the source is given to decode with is used, and told what is wanted.
+func TestDecode(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a.jpg", []byte("one"))
+	write(t, dir, "b.jpg", []byte("two"))
+	bad := errors.New("no")
+	s := open(t, Config{Path: dir, Decode: func(file []byte, f *hal.Frame) error {
+		if string(file) == "two" {
+			return bad
+		}
+		f.Width, f.Height = f.Want.Width, f.Want.Height
+		return nil
+	}})
+	var f hal.Frame
+	f.Want.Width, f.Want.Height = 30, 20
+	if err := s.Next(t.Context(), &f); err != nil || f.Width != 30 || f.Height != 20 {
+		t.Errorf("%v, %d×%d", err, f.Width, f.Height)
+	}
+	if err := s.Next(t.Context(), &f); !errors.Is(err, bad) || !errors.Is(err, hal.ErrBadFrame) {
+		t.Errorf("got %v", err)
 	}
 }
