@@ -15,6 +15,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/modelfile"
 )
 
 // Defaults are what a manifest gets where it, or the lack of one, says nothing.
@@ -47,7 +48,7 @@ func Build(from string, d Defaults) (*Manifest, map[wire.Digest]string, error) {
 	}
 	files, err := m.fill(dir)
 	if err == nil {
-		m.defaults(from, d)
+		m.defaults(from, dir, d)
 		err = m.Validate()
 	}
 	if err != nil {
@@ -170,7 +171,37 @@ func hashFile(root *os.Root, name string) (File, error) {
 	}
 }
 
-func (m *Manifest) defaults(from string, d Defaults) {
+// compiled says whether a file is a model compiled for an Edge TPU: it has that
+// accelerator's operator. What cannot be read is not, here: what is wrong with it
+// others say better.
+func compiled(path string) bool {
+	m, err := modelfile.Open(path)
+	return err == nil && m.Format == modelfile.FormatTFLite && m.Supports(hal.EdgeTPU) == nil
+}
+
+// siblingFor is the name of the file that v was compiled from: the Edge TPU
+// compiler adds _edgetpu to it. Otherwise the only one for any accelerator; "" when
+// there is none, or several.
+func (m *Manifest) siblingFor(v Variant) string {
+	from := strings.TrimSuffix(v.File.Name, "_edgetpu.tflite") + ".tflite"
+	var plain []string
+	for _, s := range m.Variants {
+		if s.Engine != v.Engine || s.Accelerator != "" || s.Arch != "" && s.Arch != v.Arch {
+			continue
+		}
+		if s.File.Name == from {
+			return from
+		}
+		plain = append(plain, s.File.Name)
+	}
+	if len(plain) == 1 {
+		return plain[0]
+	}
+	return ""
+}
+
+// defaults fills in what is not said; dir is where the files lie.
+func (m *Manifest) defaults(from, dir string, d Defaults) {
 	if d.Name != "" {
 		m.Name = d.Name
 	}
@@ -192,9 +223,13 @@ func (m *Manifest) defaults(from string, d Defaults) {
 		if v.Engine == "" {
 			v.Engine = engineOf(v.File.Name)
 		}
-		// The Edge TPU compiler names what it writes like this.
-		if v.Accelerator == "" && strings.HasSuffix(v.File.Name, "_edgetpu.tflite") {
+		if v.Accelerator == "" && compiled(filepath.Join(dir, filepath.FromSlash(v.File.Name))) {
 			v.Accelerator = string(hal.EdgeTPU)
+		}
+	}
+	for i := range m.Variants {
+		if v := &m.Variants[i]; v.Accelerator == string(hal.EdgeTPU) && v.Sibling == "" {
+			v.Sibling = m.siblingFor(*v)
 		}
 	}
 	if d.Version != "" {

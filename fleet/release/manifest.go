@@ -42,7 +42,21 @@ type Variant struct {
 	Accelerator string `json:"accelerator,omitempty"` // "" any; edgetpu: compiled for it
 	Arch        string `json:"arch,omitempty"`        // GOARCH; "" any
 	MinRAM      int64  `json:"min_ram,omitempty"`     // bytes
-	File        File   `json:"file"`
+	// Sibling is the name of another variant's file: the same model for any
+	// accelerator. A file that is compiled for an Edge TPU needs one, to be held
+	// against and to fall back to; a board pins both.
+	Sibling string `json:"sibling,omitempty"`
+	File    File   `json:"file"`
+}
+
+// SiblingOf is the variant that v falls back to, nil when it needs none.
+func (m *Manifest) SiblingOf(v Variant) *Variant {
+	for i := range m.Variants {
+		if s := &m.Variants[i]; v.Sibling != "" && s.File.Name == v.Sibling && s.Engine == v.Engine {
+			return s
+		}
+	}
+	return nil
 }
 
 // A Golden is one sample with a known answer: tensor bytes in, tensor bytes out.

@@ -236,10 +236,14 @@ func (m *Manifest) shared() []*File {
 }
 
 // FilesOf lists the files that a board needs to run variant v, each once, the
-// model first.
+// model first and then its sibling.
 func (m *Manifest) FilesOf(v Variant) []File {
 	files := []File{v.File}
-	for _, f := range m.shared() {
+	more := m.shared()
+	if s := m.SiblingOf(v); s != nil {
+		more = append([]*File{&s.File}, more...)
+	}
+	for _, f := range more {
 		if !slices.ContainsFunc(files, func(g File) bool { return g.SHA256 == f.SHA256 }) {
 			files = append(files, *f)
 		}

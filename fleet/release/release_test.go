@@ -13,6 +13,7 @@ import (
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/haltest"
 )
 
 // folder writes files and returns where.
@@ -65,14 +66,15 @@ func TestBuildFile(t *testing.T) {
 
 func TestBuildFolder(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"a.tflite": "AA", "b_edgetpu.tflite": "BB", "labels.txt": "cat\n", "readme.md": "",
+		"a.tflite": "AA", "b.tflite": string(haltest.CustomModel("edgetpu-custom-op")), "labels.txt": "cat\n", "readme.md": "",
 	})
 	m, files, err := release.Build(dir, release.Defaults{Version: "2.0.0", Task: "classify"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if m.Name != "bird-finder" || m.Version != "2.0.0" || m.Task != "classify" || len(m.Variants) != 2 || len(files) != 3 ||
-		m.Labels == nil || m.Variants[1].Accelerator != "edgetpu" || len(m.Files()) != 3 || len(m.FilesOf(m.Variants[0])) != 2 {
+		m.Labels == nil || m.Variants[1].Accelerator != "edgetpu" || m.Variants[1].Sibling != "a.tflite" || len(m.Files()) != 3 ||
+		len(m.FilesOf(m.Variants[0])) != 2 || len(m.FilesOf(m.Variants[1])) != 3 {
 		t.Errorf("got %+v, %v", m, files)
 	}
 
@@ -93,16 +95,18 @@ func TestBuildRefuses(t *testing.T) {
 		files map[string]string
 		want  hal.Code
 	}{
-		"empty folder":  {map[string]string{"x.txt": "x"}, hal.CodeManifest},
-		"empty model":   {map[string]string{"m.tflite": ""}, hal.CodeModelEmpty},
-		"dot dot":       {map[string]string{"release.json": head + `{"name":"../secret"}}]}`, "m.tflite": "m"}, hal.CodePath},
-		"absolute":      {map[string]string{"release.json": head + `{"name":"/etc/passwd"}}]}`, "m.tflite": "m"}, hal.CodePath},
-		"link out":      {map[string]string{"release.json": head + `{"name":"link"}}]}`}, ""},
-		"a folder":      {map[string]string{"release.json": head + `{"name":"sub"}}]}`, "sub/x": ""}, hal.CodePath},
-		"missing":       {map[string]string{"release.json": head + `{"name":"none.tflite"}}]}`}, ""},
-		"hash differs":  {map[string]string{"release.json": head + `{"name":"m.tflite","sha256":"` + strings.Repeat("0", 64) + `"}}]}`, "m.tflite": "m"}, hal.CodeHash},
-		"unknown key":   {map[string]string{"release.json": `{"v":1,"nam":"x"}`, "m.tflite": "m"}, hal.CodeJSON},
-		"no such model": {map[string]string{"release.json": `{"v":1,"name":"x","version":"1.0.0","variants":[]}`}, hal.CodeManifest},
+		"empty folder":   {map[string]string{"x.txt": "x"}, hal.CodeManifest},
+		"empty model":    {map[string]string{"m.tflite": ""}, hal.CodeModelEmpty},
+		"dot dot":        {map[string]string{"release.json": head + `{"name":"../secret"}}]}`, "m.tflite": "m"}, hal.CodePath},
+		"absolute":       {map[string]string{"release.json": head + `{"name":"/etc/passwd"}}]}`, "m.tflite": "m"}, hal.CodePath},
+		"link out":       {map[string]string{"release.json": head + `{"name":"link"}}]}`}, ""},
+		"a folder":       {map[string]string{"release.json": head + `{"name":"sub"}}]}`, "sub/x": ""}, hal.CodePath},
+		"missing":        {map[string]string{"release.json": head + `{"name":"none.tflite"}}]}`}, ""},
+		"hash differs":   {map[string]string{"release.json": head + `{"name":"m.tflite","sha256":"` + strings.Repeat("0", 64) + `"}}]}`, "m.tflite": "m"}, hal.CodeHash},
+		"unknown key":    {map[string]string{"release.json": `{"v":1,"nam":"x"}`, "m.tflite": "m"}, hal.CodeJSON},
+		"edge tpu alone": {map[string]string{"m.tflite": string(haltest.CustomModel("edgetpu-custom-op"))}, hal.CodeManifest},
+		"which sibling":  {map[string]string{"m_edgetpu.tflite": string(haltest.CustomModel("edgetpu-custom-op")), "a.tflite": "a", "b.tflite": "b"}, hal.CodeManifest},
+		"no such model":  {map[string]string{"release.json": `{"v":1,"name":"x","version":"1.0.0","variants":[]}`}, hal.CodeManifest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := folder(t, c.files)
@@ -184,6 +188,9 @@ func TestParseRefuses(t *testing.T) {
 		"one hash, two lengths": {strings.Replace(edit(strings.Repeat("b", 64), strings.Repeat("a", 64)), `"length":1,"blocks":"`+block, `"length":2,"blocks":"`+block, 1),
 			hal.CodeManifest},
 		"tolerance":         {edit(`0.1`, `-0.1`), hal.CodeManifest},
+		"edge tpu alone":    {edit(`"engine":"tflite"`, `"engine":"tflite","accelerator":"edgetpu"`), hal.CodeManifest},
+		"sibling is gone":   {edit(`"engine":"tflite"`, `"engine":"tflite","accelerator":"edgetpu","sibling":"b.tflite"`), hal.CodeManifest},
+		"its own sibling":   {edit(`"engine":"tflite"`, `"engine":"tflite","accelerator":"edgetpu","sibling":"a.tflite"`), hal.CodeManifest},
 		"golden for nobody": {edit(`"inputs":[`, `"inputs":[],"outputs":[`), hal.CodeJSON},
 		"mean without std":  {edit(`"std":[127.5]`, `"std":[]`), hal.CodeManifest},
 		"std 0":             {edit(`"std":[127.5]`, `"std":[0]`), hal.CodeManifest},
@@ -271,6 +278,31 @@ func TestPick(t *testing.T) {
 	m.Variants = m.Variants[:1]
 	_, _, err := release.Pick(m, release.Board{Arch: "arm64", Devices: cpu})
 	wantCode(t, err, hal.CodeAccel)
+}
+
+// The sibling is found by its name among several, and is one of the files that a
+// board needs.
+func TestSibling(t *testing.T) {
+	tpu := string(haltest.CustomModel("edgetpu-custom-op"))
+	m, _, err := release.Build(folder(t, map[string]string{"m_edgetpu.tflite": tpu, "m.tflite": "m", "other.tflite": "o"}), release.Defaults{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := m.Variants[1]
+	if s := m.SiblingOf(v); v.Accelerator != "edgetpu" || s == nil || s.File.Name != "m.tflite" || m.SiblingOf(*s) != nil {
+		t.Fatalf("variant %+v has the sibling %+v", v, s)
+	}
+	if files := m.FilesOf(v); len(files) != 2 || files[0].Name != "m_edgetpu.tflite" || files[1].Name != "m.tflite" {
+		t.Errorf("files %v", files)
+	}
+	if again, err := release.Load(m.Canonical(), m.Digest()); err != nil || again.Variants[1].Sibling != "m.tflite" {
+		t.Errorf("read back: %+v, %v", again, err)
+	}
+	// A file's name alone makes it no Edge TPU model.
+	m, _, err = release.Build(folder(t, map[string]string{"m_edgetpu.tflite": string(haltest.AddModel())}), release.Defaults{})
+	if err != nil || m.Variants[0].Accelerator != "" {
+		t.Errorf("got %+v, %v", m, err)
+	}
 }
 
 func TestCompare(t *testing.T) {

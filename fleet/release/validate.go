@@ -43,6 +43,9 @@ func (m *Manifest) Validate() error {
 		if err := m.Variants[i].validate(); err != nil {
 			return err
 		}
+		if err := m.validateSibling(m.Variants[i]); err != nil {
+			return err
+		}
 	}
 	if err := m.validateGolden(); err != nil {
 		return err
@@ -65,6 +68,23 @@ func (v *Variant) validate() error {
 		return coded(hal.CodeManifest, "min_ram %d of %.80q is below 0", v.MinRAM, v.File.Name)
 	case v.File.Length == 0:
 		return coded(hal.CodeModelEmpty, "model file %.80q is 0 bytes", v.File.Name)
+	}
+	return nil
+}
+
+// validateSibling wants a file that other accelerators can run beside one that is
+// compiled for an Edge TPU.
+func (m *Manifest) validateSibling(v Variant) error {
+	s := m.SiblingOf(v)
+	switch {
+	case v.Sibling == "" && v.Accelerator == string(hal.EdgeTPU):
+		return coded(hal.CodeManifest, "%.80q runs on an Edge TPU alone: put the file it was compiled from (without _edgetpu) into the release and name it as its sibling", v.File.Name)
+	case v.Sibling == "":
+		return nil
+	case s == nil:
+		return coded(hal.CodeManifest, "sibling %.80q of %.80q is no variant of this release for the same engine", v.Sibling, v.File.Name)
+	case s.Accelerator != "" || s.Sibling != "" || s.Arch != "" && s.Arch != v.Arch:
+		return coded(hal.CodeManifest, "sibling %.80q of %.80q does not run everywhere itself: name the file for any accelerator", v.Sibling, v.File.Name)
 	}
 	return nil
 }

@@ -43,7 +43,9 @@ type Hello struct {
 type HelloDevice struct {
 	Engine      string `json:"engine"`
 	Accelerator string `json:"accelerator"`
+	ID          string `json:"id,omitempty"` // where there may be more than one: "usb:0"
 	Name        string `json:"name"`
+	Driver      string `json:"driver,omitempty"` // and its version
 }
 
 // HelloPipeline is one pipeline of a board's configuration.
@@ -80,7 +82,15 @@ type PipelineHealth struct {
 	Published uint64            `json:"pub"`
 	Dropped   map[string]uint64 `json:"drop,omitempty"` // stale, still, busy, outbox, error
 	Degraded  string            `json:"deg,omitempty"`  // a code
+	// Memory is what the pipeline's runner takes, bytes: its PSS, in which what several
+	// processes share is divided among them. Pipelines on one exclusive device share a
+	// runner, and each says the whole. 0: not known.
+	Memory int64 `json:"mem,omitempty"`
 }
+
+// DegradedFallback is the code of a pipeline that gives results, on a worse
+// accelerator than it did: Reported has the reason.
+const DegradedFallback = "E_FALLBACK"
 
 // Desired is dn/desired: the whole of what the controller wants of one device.
 // Until releases are signed, Signatures is empty.
@@ -140,6 +150,17 @@ type ReportedPipeline struct {
 	Execution   string        `json:"execution,omitempty"` // the last one
 	State       ExecState     `json:"state,omitempty"`     // of that execution
 	Fault       *Fault        `json:"fault,omitempty"`
+	Degraded    string        `json:"degraded,omitempty"` // why a better accelerator is not in use, though it was
+	// Tried is why other accelerators lost, one line each. It is left out where the
+	// document would become too long.
+	Tried []ReportedAttempt `json:"tried,omitempty"`
+}
+
+// ReportedAttempt is an accelerator that was tried for a model and not taken.
+type ReportedAttempt struct {
+	Accelerator string  `json:"accelerator"`
+	Reason      string  `json:"reason"`
+	Ms          float64 `json:"ms,omitempty"` // p50 of its runs, where it came to that
 }
 
 // ReportedSlot is a release in a slot. SHA256 is of the variant's file.
@@ -180,6 +201,10 @@ type ExecStep struct {
 	Done      int64     `json:"done,omitempty"`  // bytes here
 	Total     int64     `json:"total,omitempty"` // bytes in all
 	Fault     *Fault    `json:"fault,omitempty"`
+	// GapMS is for how long nothing ran, ms, where the board has no room for two models
+	// and the old one was stopped before the new one was opened: a cold swap. 0: there
+	// was none, models were exchanged between two frames.
+	GapMS int64 `json:"gap_ms,omitempty"`
 }
 
 // Result is one answer of a model, on up/result and on the home tree.

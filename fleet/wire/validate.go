@@ -13,6 +13,7 @@ const (
 	MaxBlocks    = 16384 // of one file: 1 GiB of BlockSize
 	maxText      = 256   // bytes of a text for people
 	maxFault     = 1024  // bytes of a Fault's text
+	maxTried     = 16    // accelerators of a pipeline
 )
 
 // A checker keeps the first thing that is wrong with a message.
@@ -90,7 +91,9 @@ func (h *Hello) Validate() error {
 	for _, a := range h.Accelerators {
 		c.text("accelerators.engine", a.Engine, 64)
 		c.text("accelerators.accelerator", a.Accelerator, maxText)
+		c.text("accelerators.id", a.ID, 64)
 		c.text("accelerators.name", a.Name, maxText)
+		c.text("accelerators.driver", a.Driver, maxText)
 	}
 	c.count("runtimes", len(h.Runtimes), 16)
 	for _, k := range keys(h.Runtimes) {
@@ -130,6 +133,7 @@ func (h *Health) Validate() error {
 		c.within("pipes."+name+".p50", p.P50, 0, 1e12)
 		c.within("pipes."+name+".p99", p.P99, 0, 1e12)
 		c.text("pipes."+name+".deg", p.Degraded, 64)
+		c.that(p.Memory >= 0, "pipes.%s.mem: %d", name, p.Memory)
 		c.count("pipes."+name+".drop", len(p.Dropped), 16)
 		for _, k := range keys(p.Dropped) {
 			c.id("pipes."+name+".drop", k)
@@ -184,6 +188,13 @@ func (r *Reported) Validate() error {
 		c.optID(key+".execution", p.Execution)
 		c.that(p.State == "" || p.State.Valid(), "%s.state: %q is not a state", key, clip(string(p.State)))
 		c.fault(key+".fault", p.Fault)
+		c.text(key+".degraded", p.Degraded, maxFault)
+		c.count(key+".tried", len(p.Tried), maxTried)
+		for _, a := range p.Tried {
+			c.someText(key+".tried.accelerator", a.Accelerator, maxText)
+			c.text(key+".tried.reason", a.Reason, maxText)
+			c.within(key+".tried.ms", a.Ms, 0, 1e9)
+		}
 	}
 	c.count("quarantine", len(r.Quarantine), 64)
 	for _, q := range r.Quarantine {
@@ -217,6 +228,7 @@ func (e *ExecStep) Validate() error {
 	c.that(e.N >= 0, "n: %d", e.N)
 	c.that(e.State.Valid(), "state: %q is not a state", clip(string(e.State)))
 	c.that(e.Done >= 0 && e.Total >= 0, "done: %d of %d", e.Done, e.Total)
+	c.that(e.GapMS >= 0, "gap_ms: %d", e.GapMS)
 	c.fault("fault", e.Fault)
 	return c.err
 }
