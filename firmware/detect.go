@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+
+	"github.com/covey-edge/covey/hal"
 )
 
 // A Board is what an agent runs on.
@@ -14,6 +16,8 @@ type Board struct {
 	Chip string // "brcm,bcm2711"; "" without a device tree
 	RAM  int64  // bytes that Linux can use; 0 when nothing tells
 	CPUs int    // online; 0 when nothing tells
+
+	Accelerators []hal.Accelerator // worth a try on this board, best first; nil: all there are
 }
 
 // Detect says which board this is from its device tree or, on a PC, its DMI table.
@@ -25,6 +29,7 @@ func Detect(root fs.FS) Board {
 	if kinds := strings.Split(strings.Trim(read(root, tree+"compatible"), "\x00"), "\x00"); kinds[0] != "" {
 		b.Kind, b.Chip = clean(kinds[0]), clean(kinds[len(kinds)-1])
 	}
+	b.Accelerators = order(b.Chip)
 	if b.Name == "" {
 		const dmi = "sys/class/dmi/id/"
 		b.Name = clean(read(root, dmi+"sys_vendor") + " " + read(root, dmi+"product_name"))
