@@ -137,6 +137,8 @@ func (w *warm) Info() hal.Info {
 	return hal.Info{Accelerator: hal.CPU, SHA256: string(w.files.Slot.Model)}
 }
 
+func (w *warm) Since() time.Time { return time.Time{} }
+
 func (w *warm) Close() error {
 	w.closed = true
 	return nil

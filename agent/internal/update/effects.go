@@ -241,7 +241,20 @@ func (j *journey) prepare(ctx context.Context, slot *slots.Slot, trial bool) (Wa
 	if err != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && timed.Err() != nil {
 		err = late
 	}
+	var stopped *Stopped
+	switch {
+	case errors.As(err, &stopped):
+		j.stops(stopped.Since)
+	case err == nil && !w.Since().IsZero():
+		j.stops(w.Since())
+	}
 	return w, err
+}
+
+// stops notes that nothing runs, since a time.
+func (j *journey) stops(since time.Time) {
+	j.running, j.stopped = "", since
+	j.l.c.Changed()
 }
 
 // doSelfTest opens and tests the candidate.
@@ -267,6 +280,7 @@ func (j *journey) doSwitch(ctx context.Context) {
 	err := j.l.c.Installer.Switch(ctx, j.name, j.warm)
 	switch {
 	case err == nil:
+		j.effect = failures{}
 		j.runs(slot, accel)
 	case ctx.Err() == nil:
 		j.endTrial()
@@ -278,10 +292,15 @@ func (j *journey) doSwitch(ctx context.Context) {
 
 // runs notes that a release runs now, and what on.
 func (j *journey) runs(slot *slots.Slot, accel hal.Accelerator) {
-	j.warm, j.restore, j.effect = nil, failures{}, failures{}
+	j.warm, j.restore = nil, failures{}
 	j.running = ""
 	if slot != nil {
 		j.running = slot.Release
+	}
+	if !j.stopped.IsZero() {
+		gap := time.Since(j.stopped)
+		j.stopped, j.gap = time.Time{}, j.gap+gap
+		j.log.Warn().Str("release", string(j.running)).Dur("gap", gap).Msg("cold swap: the board has no room for two models, so nothing ran meanwhile")
 	}
 	j.mu.Lock()
 	j.accel, j.trouble = accel, nil

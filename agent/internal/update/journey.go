@@ -27,6 +27,8 @@ type journey struct {
 	state    wire.ExecState // and its state
 	began    time.Time      // when this process took the execution up
 	running  wire.Digest
+	stopped  time.Time     // since when nothing runs, to make room; zero: not so
+	gap      time.Duration // that nothing ran in this execution, to make room
 	warm     Warm
 	download *slots.Slot
 	verified bool
@@ -142,7 +144,7 @@ func (j *journey) forget(p slots.Pipeline) {
 		id, st = p.Exec.Want.Execution, p.Exec.State
 	}
 	if id != j.exec {
-		j.began = time.Now()
+		j.began, j.gap = time.Now(), 0
 	}
 	if id == j.exec && st == j.state {
 		return
@@ -372,6 +374,9 @@ func (j *journey) emit(p slots.Pipeline, done, total int64) {
 	}
 	step := wire.ExecStep{V: wire.Version, Execution: e.Want.Execution, Pipeline: j.name, Release: e.Want.Release,
 		ID: stepID(j.l.c.Device, e.Want.Execution, n), N: n, State: e.State, TS: j.l.now().UTC(), Done: done, Total: total, Fault: e.Fault}
+	if e.Want.Execution == j.exec {
+		step.GapMS = j.gap.Milliseconds()
+	}
 	if err := j.l.c.Steps.Step(step); err != nil {
 		j.log.Warn().Err(err).Str("state", string(e.State)).Msg("step not sent")
 	}

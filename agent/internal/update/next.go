@@ -138,7 +138,8 @@ func keepRunning(p slots.Pipeline, o Observed) (Step, bool) {
 	if p.Active != nil {
 		active = p.Active.Release
 	}
-	if o.Running == active || onTrial(p, o) {
+	// Where there is no room for two, the candidate that is ready is the next to run.
+	if o.Running == active || onTrial(p, o) || o.Running == "" && o.Warm {
 		return Step{}, false
 	}
 	code := hal.CodeOf(o.RestoreErr)

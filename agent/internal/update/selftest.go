@@ -2,6 +2,7 @@ package update
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/hal"
@@ -27,6 +28,29 @@ func SelfTest(s hal.Session, f Files, label func() (string, error)) error {
 		}
 	}
 	return s.Reset()
+}
+
+// Samples are the golden samples for whoever chooses an accelerator: with outputs,
+// where there are any, as close as the release wants them.
+func (f Files) Samples() ([]hal.Sample, error) {
+	var list []hal.Sample
+	for _, g := range f.Manifest.Golden {
+		s := hal.Sample{Tolerance: g.Tolerance}
+		if len(g.Outputs) > 0 && s.Tolerance == 0 {
+			s.Tolerance = math.SmallestNonzeroFloat64 // exactly, and not what the chooser thinks
+		}
+		for to, files := range map[*[][]byte][]release.File{&s.Inputs: g.Inputs, &s.Outputs: g.Outputs} {
+			for _, file := range files {
+				b, err := f.Read(file)
+				if err != nil {
+					return nil, err
+				}
+				*to = append(*to, b)
+			}
+		}
+		list = append(list, s)
+	}
+	return list, nil
 }
 
 func golden(s hal.Session, f Files, g release.Golden, label func() (string, error)) error {

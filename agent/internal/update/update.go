@@ -9,6 +9,7 @@ package update
 import (
 	"context"
 	"errors"
+	"time"
 	"unicode"
 
 	"github.com/covey-edge/covey/agent/internal/slots"
@@ -44,7 +45,9 @@ type Partial interface {
 type Installer interface {
 	// Prepare opens a release beside the one that runs and warms it up. With
 	// f.Trial it also runs the golden samples. Errors with a code that blames the
-	// model are final; others are tried again.
+	// model are final; others are tried again. Where the board has no room for both,
+	// the one that runs is taken off first: then Warm.Since says so, or the error
+	// wraps a Stopped.
 	Prepare(ctx context.Context, pipeline string, f Files) (Warm, error)
 	// Switch puts w to work between two frames and closes what ran. It owns w from
 	// then on; with an error w is still the caller's and the old one still runs.
@@ -55,8 +58,23 @@ type Installer interface {
 // Warm is an open release that does not work yet.
 type Warm interface {
 	Info() hal.Info
+	// Since is when what ran was taken off to make room; zero: it still runs.
+	Since() time.Time
 	Close() error
 }
+
+// Stopped is an error of Prepare behind which nothing runs in the pipeline: the
+// loop opens the active release again.
+type Stopped struct {
+	Since time.Time // when what ran was taken off
+	Err   error     // why the release was not opened all the same
+}
+
+// Error is Err's.
+func (s *Stopped) Error() string { return s.Err.Error() }
+
+// Unwrap returns Err.
+func (s *Stopped) Unwrap() error { return s.Err }
 
 // Steps takes the steps of executions on their way to the fleet; Seq is its own
 // to fill. It does not block for long.
@@ -78,6 +96,15 @@ type Files struct {
 func (f Files) Model() hal.Model {
 	v := f.Variant.File
 	return hal.Model{Name: v.Name, Path: f.blobs.Path(wire.Digest(v.SHA256)), SHA256: v.SHA256, Size: v.Length}
+}
+
+// Sibling is the file that Model falls back to, nil where it needs none.
+func (f Files) Sibling() *hal.Model {
+	s := f.Manifest.SiblingOf(f.Variant)
+	if s == nil {
+		return nil
+	}
+	return &hal.Model{Name: s.File.Name, Path: f.blobs.Path(wire.Digest(s.File.SHA256)), SHA256: s.File.SHA256, Size: s.File.Length}
 }
 
 // Read returns the bytes of a file of the release and checks their hash again.
