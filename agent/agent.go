@@ -37,7 +37,7 @@ type Config struct {
 	Version string
 	FS      blob.FS
 	Engines []hal.Engine
-	Source  func(SourceFile) (hal.Source, error)
+	Source  func(context.Context, SourceFile) (hal.Source, error)
 	Fleet   *FleetLink // nil: no controller
 	Home    wire.Link  // nil: no house
 	Board   firmware.Board
@@ -99,6 +99,7 @@ func Run(ctx context.Context, c Config) error {
 	rest.Go(func() { a.probe(ctx) })
 	for _, s := range a.stations {
 		rest.Go(func() { a.frames(ctx, s) })
+		rest.Go(func() { s.climb(ctx) })
 		if s.file.Model != "" {
 			rest.Go(func() { a.runLocal(ctx, s) })
 		}
@@ -127,6 +128,7 @@ func (a *agent) build() error {
 	if err != nil {
 		return err
 	}
+	a.Engines = a.ladders()
 	start := startID()
 	var offers []uplink.Pipeline
 	for _, p := range a.File.Pipelines {
@@ -146,14 +148,23 @@ func (a *agent) build() error {
 }
 
 func (a *agent) station(p PipelineFile, start string) *station {
-	s := &station{file: p, open: &opener{engines: a.Engines, log: a.Log}}
+	o := &opener{engines: a.Engines, order: a.Board.Accelerators, options: map[hal.Accelerator]map[string]string{}, log: a.Log}
+	for _, order := range [][]hal.Accelerator{a.File.Accelerators, p.Accelerators} { // the nearest word counts
+		if len(order) > 0 {
+			o.order = order
+		}
+	}
+	for accelerator, ways := range a.File.settings(cpu{}) {
+		o.options[accelerator] = ways[0] // where no other is tried
+	}
+	s := &station{file: p, open: o}
 	if p.Model == "" {
 		s.note = func(model string, err error) { a.loop.Note(p.Name, model, err) }
 	}
 	log := a.Log.With().Str("pipeline", p.Name).Logger()
 	s.pipe = pipeline.New(pipeline.Config{
 		Name:     p.Name,
-		Source:   &steady{open: func() (hal.Source, error) { return a.Source(p.Source) }, live: p.Source.Live, log: log, trouble: &s.noFrames},
+		Source:   keep(a.Source, p.Source, &s.noFrames, log),
 		Publish:  func(r *wire.Result) error { return offered(a.uplink.Offer(p.Name, r)) },
 		Room:     func() <-chan struct{} { return a.uplink.Room() },
 		Reopen:   s.reopen,
@@ -285,6 +296,11 @@ func (a *agent) collect(before map[string]pipeline.Stats) health.Input {
 		h := now.Health(&last)
 		if f := s.fault(); f != nil {
 			h.Degraded = f.Code
+		} else if h.Degraded == "" && s.degraded() != "" {
+			h.Degraded = wire.DegradedFallback
+		}
+		if l, _ := s.working(); l != nil {
+			h.Memory = l.memory()
 		}
 		in.Pipes[name] = h
 		before[name] = now

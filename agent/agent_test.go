@@ -200,7 +200,7 @@ func (w *world) board(ctx context.Context, e hal.Engine, log zerolog.Logger) (st
 				{Name: "fleet", Source: SourceFile{Type: "fake", FPS: 20}},
 			}},
 			Device: "pi-1", Version: "test", FS: blob.OS{}, Engines: []hal.Engine{e},
-			Source: func(s SourceFile) (hal.Source, error) {
+			Source: func(_ context.Context, s SourceFile) (hal.Source, error) {
 				return &haltest.FakeSource{Every: time.Duration(float64(time.Second) / s.FPS)}, nil
 			},
 			Fleet: &FleetLink{Link: w.broker.Link("pi-1", false), Bulk: func() wire.Link { return w.broker.Link("pi-1~x", true) },
@@ -365,18 +365,19 @@ func TestSwitchAfterTheEnd(t *testing.T) {
 	}
 }
 
-// A source that breaks is opened again, and its frames are counted through.
-func TestSteadySource(t *testing.T) {
+// A source that breaks is opened again, and why there are no frames is told until
+// there are.
+func TestKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opened := 0
 		var trouble atomic.Pointer[wire.Fault]
-		s := &steady{log: zerolog.Nop(), trouble: &trouble, open: func() (hal.Source, error) {
+		s := keep(func(context.Context, SourceFile) (hal.Source, error) {
 			opened++
 			if opened == 2 {
 				return nil, fmt.Errorf("not mounted")
 			}
 			return &breaking{after: 3}, nil
-		}}
+		}, SourceFile{}, &trouble, zerolog.Nop())
 		var f hal.Frame
 		for want := uint64(1); want <= 7; want++ {
 			if err := s.Next(t.Context(), &f); err != nil || f.Seq != want {
@@ -391,12 +392,11 @@ func TestSteadySource(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		s.source = &breaking{}
-		if err := s.Next(ctx, &f); err == nil {
-			t.Error("a frame from nowhere")
+		for err := error(nil); err == nil; {
+			err = s.Next(ctx, &f)
 		}
-		if trouble.Load() == nil {
-			t.Error("no frames, and no trouble")
+		if fault := trouble.Load(); fault == nil || fault.Text != "unplugged" || fault.Code != string(hal.CodeUnknown) {
+			t.Errorf("no frames, and the trouble is %v", fault)
 		}
 	})
 }

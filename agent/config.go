@@ -29,8 +29,18 @@ type File struct {
 	Log           string // trace, debug, info, warn, error
 	HealthSeconds int    // 0 when the file does not say
 	Fleet         FleetFile
-	Home          *HomeFile // nil: no home link
+	Home          *HomeFile                             // nil: no home link
+	Accelerators  []hal.Accelerator                     // that models may run on, best first; empty: all there are
+	Delegates     []DelegateFile                        // libraries that run TFLite models, for external:<library>
+	Settings      map[hal.Accelerator]map[string]string // of accelerators, by their own names
 	Pipelines     []PipelineFile
+}
+
+// DelegateFile is an external TFLite delegate: the way to a vendor's accelerator.
+type DelegateFile struct {
+	Library string            // absolute path, or a name for the loader to search
+	Options map[string]string // as its vendor names them
+	Devices []string          // device nodes that it needs
 }
 
 // FleetFile is about the link to a controller. That a board has one is said by
@@ -56,27 +66,21 @@ type PipelineFile struct {
 	Model       string // path of a model file: pins the pipeline to it
 	Labels      string // path of a text file, a label a line
 	Accelerator hal.Accelerator
-	Threads     int
-	Threshold   float32 // of a score, in (0,1]
-	Top         int     // items of a classification
-	Deadline    time.Duration
-	Memory      int64 // bytes of address space for the runner
-	DurableEach bool  // commit each result to disk at once, not in groups
-}
+	// Accelerators are those that auto may choose from, best first; empty: the file's.
+	Accelerators []hal.Accelerator
+	Threads      int
+	Threshold    float32 // of a score, in (0,1]
+	Top          int     // items of a classification
+	Deadline     time.Duration
+	Memory       int64 // bytes of address space for the runner
+	DurableEach  bool  // commit each result to disk at once, not in groups
 
-// SourceFile is where a pipeline's frames come from.
-type SourceFile struct {
-	Type string // folder, synthetic
+	Fit  string     // squash, letterbox or crop: pictures of other proportions than the model's; "" is squash
+	Crop [4]float32 // x0, y0, x1, y1 of the picture that the model sees, in 0..1; all 0: the whole
+	BGR  bool       // the model wants blue first
 
-	Path  string // folder: of pictures
-	Loop  bool   // folder: begin again behind the last
-	Watch bool   // folder: wait for new files behind the last
-
-	Count         uint64 // synthetic: frames; 0 without end
-	Width, Height int    // synthetic: pixels
-	Live          bool   // synthetic: drop frames that nobody is ready for, as a camera does
-
-	FPS float64 // 0: as fast as they are taken
+	Shapes map[string][]int // of inputs that the model leaves open, by name
+	Weight float64          // part in the time of an accelerator that pipelines share; 0: 1
 }
 
 // ReadFile reads a configuration file. Its errors are those of ParseFile, and it
@@ -134,20 +138,22 @@ func (f *File) DeviceName() (wire.DeviceID, error) {
 	return id, nil
 }
 
-// Password reads the password file; "" when there is none. Line ends behind the
-// password are not part of it.
-func (h *HomeFile) Password() (string, error) {
-	if h.PasswordFile == "" {
+// Password reads the password file; "" when there is none.
+func (h *HomeFile) Password() (string, error) { return readPassword(h.PasswordFile) }
+
+// readPassword reads a file with a password. Line ends behind it are not part of it.
+func readPassword(path string) (string, error) {
+	if path == "" {
 		return "", nil
 	}
-	f, err := os.Open(h.PasswordFile)
+	f, err := os.Open(path)
 	if err != nil {
-		return "", &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("home.password_file: %v", err), Err: err}
+		return "", &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("password_file: %v", err), Err: err}
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, 4096))
 	if err != nil {
-		return "", fmt.Errorf("read %s: %w", h.PasswordFile, err)
+		return "", fmt.Errorf("read %s: %w", path, err)
 	}
 	return strings.TrimRight(string(b), "\r\n"), nil
 }
@@ -162,8 +168,11 @@ func (d *configDecoder) fileFields(f *File) fields {
 			"enabled": d.not(&f.Fleet.Disabled),
 			"url":     d.broker(&f.Fleet.URL, "mqtts", "wss"),
 		}),
-		"home":      d.home(&f.Home),
-		"pipelines": d.pipelines(&f.Pipelines),
+		"home":         d.home(&f.Home),
+		"accelerators": d.accelerators(&f.Accelerators),
+		"delegates":    d.delegates(&f.Delegates),
+		"settings":     d.settings(&f.Settings),
+		"pipelines":    d.pipelines(&f.Pipelines),
 	}
 }
 
@@ -205,56 +214,26 @@ func (d *configDecoder) pipelines(to *[]PipelineFile) field {
 
 func (d *configDecoder) pipelineFields(p *PipelineFile) fields {
 	return fields{
-		"source":      d.source(&p.Source),
-		"model":       d.path(&p.Model),
-		"labels":      d.path(&p.Labels),
-		"accelerator": d.accelerator(&p.Accelerator),
-		"threads":     d.integer(&p.Threads, 1, 64),
-		"threshold":   d.threshold(&p.Threshold),
-		"top":         d.integer(&p.Top, 1, 1000),
-		"deadline":    d.duration(&p.Deadline, time.Millisecond, time.Hour),
-		"memory":      d.size(&p.Memory, 16<<20, 1<<40),
+		"source":       d.source(&p.Source),
+		"model":        d.path(&p.Model),
+		"labels":       d.path(&p.Labels),
+		"accelerator":  d.accelerator(&p.Accelerator),
+		"accelerators": d.accelerators(&p.Accelerators),
+		"threads":      d.integer(&p.Threads, 1, 64),
+		"threshold":    d.threshold(&p.Threshold),
+		"top":          d.integer(&p.Top, 1, 1000),
+		"deadline":     d.duration(&p.Deadline, time.Millisecond, time.Hour),
+		"fit":          d.oneOf(&p.Fit, "squash", "letterbox", "crop"),
+		"crop":         d.region(&p.Crop),
+		"bgr":          d.boolean(&p.BGR),
+		"shapes":       d.shapes(&p.Shapes),
+		"weight":       d.number(&p.Weight, 0.01, 100),
+		"memory":       d.size(&p.Memory, 16<<20, 1<<40),
 		"durable": func(n *yaml.Node) {
 			var s string
 			d.oneOf(&s, "grouped", "each")(n)
 			p.DurableEach = s == "each"
 		},
-	}
-}
-
-// source reads the type first: which keys there are depends on it.
-func (d *configDecoder) source(s *SourceFile) field {
-	return func(n *yaml.Node) {
-		common := fields{"type": d.oneOf(&s.Type, "folder", "synthetic"), "fps": d.number(&s.FPS, 0.001, 1000)}
-		if n.Kind != yaml.MappingNode {
-			d.errorf(n, "source: want keys such as type, got %s", kindName(n))
-			return
-		}
-		t := child(n, "type")
-		if t == nil {
-			d.errorf(n, "source needs a type: folder or synthetic")
-			return
-		}
-		switch t.Value {
-		case "folder":
-			common["path"], common["loop"], common["watch"] = d.path(&s.Path), d.boolean(&s.Loop), d.boolean(&s.Watch)
-		case "synthetic":
-			s.Width, s.Height = 640, 480
-			common["width"], common["height"] = d.integer(&s.Width, 1, 4096), d.integer(&s.Height, 1, 4096)
-			common["count"], common["live"] = d.count(&s.Count), d.boolean(&s.Live)
-		default:
-			common["type"](t)
-			return
-		}
-		d.object("a source of type "+t.Value, common)(n)
-		switch {
-		case s.Type == "folder" && s.Path == "":
-			d.errorf(n, "a source of type folder needs a path")
-		case s.Loop && s.Watch:
-			d.errorf(n, "a folder is either looped or watched, not both")
-		case s.Live && s.FPS == 0:
-			d.errorf(n, "a live source needs fps")
-		}
 	}
 }
 

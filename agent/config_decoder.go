@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -256,6 +257,60 @@ func (d *configDecoder) number(to *float64, lo, hi float64) field {
 	}
 }
 
+// shapes reads shapes of inputs by their names.
+func (d *configDecoder) shapes(to *map[string][]int) field {
+	return func(n *yaml.Node) {
+		*to = map[string][]int{}
+		d.eachKey(n, "shapes", func(key, value *yaml.Node) {
+			if value.Kind != yaml.SequenceNode || len(value.Content) == 0 || len(value.Content) > 8 {
+				d.errorf(value, "want a shape such as [1, 3, 224, 224], got %s", kindName(value))
+				return
+			}
+			for _, item := range value.Content {
+				var side int
+				d.integer(&side, 1, 1<<24)(item)
+				(*to)[key.Value] = append((*to)[key.Value], side)
+			}
+		})
+	}
+}
+
+// settings reads settings of accelerators; what they mean the accelerator knows.
+func (d *configDecoder) settings(to *map[hal.Accelerator]map[string]string) field {
+	return func(n *yaml.Node) {
+		*to = map[hal.Accelerator]map[string]string{}
+		d.eachKey(n, "settings", func(key, value *yaml.Node) {
+			var a hal.Accelerator
+			d.accelerator(&a)(key)
+			all := map[string]string{}
+			d.eachKey(value, "settings of "+key.Value, func(key, value *yaml.Node) {
+				if v, ok := d.scalar(value, "text", "!!str", "!!int", "!!float", "!!bool"); ok {
+					all[key.Value] = v
+				}
+			})
+			(*to)[a] = all
+		})
+	}
+}
+
+// region reads the corners of a part of the picture.
+func (d *configDecoder) region(to *[4]float32) field {
+	return func(n *yaml.Node) {
+		if n.Kind != yaml.SequenceNode || len(n.Content) != 4 {
+			d.errorf(n, "want [x0, y0, x1, y1] in 0 to 1, got %s", kindName(n))
+			return
+		}
+		for i, item := range n.Content {
+			var v float64
+			d.number(&v, 0, 1)(item)
+			to[i] = float32(v)
+		}
+		if to[0] >= to[2] || to[1] >= to[3] {
+			d.errorf(n, "an empty part of the picture: x0 has to be less than x1, y0 less than y1")
+		}
+	}
+}
+
 func (d *configDecoder) threshold(to *float32) field {
 	return func(n *yaml.Node) {
 		var v float64
@@ -352,13 +407,123 @@ func (d *configDecoder) oneOf(to *string, allowed ...string) field {
 }
 
 func (d *configDecoder) accelerator(to *hal.Accelerator) field {
-	known := []string{string(hal.Auto), string(hal.CPU), string(hal.XNNPACK), string(hal.GPU), string(hal.EdgeTPU), string(hal.TensorRT)}
+	return d.oneAccelerator(to, append([]hal.Accelerator{hal.Auto}, accelerators...))
+}
+
+// accelerators that the configuration may name, besides external:<library>.
+var accelerators = []hal.Accelerator{hal.CPU, hal.XNNPACK, hal.GPU, hal.EdgeTPU, hal.CUDA, hal.TensorRT}
+
+func (d *configDecoder) oneAccelerator(to *hal.Accelerator, known []hal.Accelerator) field {
+	var names []string
+	for _, a := range known {
+		names = append(names, string(a))
+	}
 	return func(n *yaml.Node) {
 		if lib, ok := strings.CutPrefix(n.Value, "external:"); ok && lib != "" {
 			d.text((*string)(to))(n)
 			return
 		}
-		d.oneOf((*string)(to), known...)(n)
+		d.oneOf((*string)(to), names...)(n)
+	}
+}
+
+// maxEntries of a list.
+const maxEntries = 16
+
+// list reads each entry of a list.
+func (d *configDecoder) list(n *yaml.Node, where string, read func(*yaml.Node)) {
+	switch {
+	case n.Kind != yaml.SequenceNode:
+		d.errorf(n, "%s: want a list, as in [a, b], got %s", where, kindName(n))
+	case len(n.Content) == 0 || len(n.Content) > maxEntries:
+		d.errorf(n, "%s: %d entries, want 1 to %d", where, len(n.Content), maxEntries)
+	default:
+		for _, entry := range n.Content {
+			read(entry)
+		}
+	}
+}
+
+// accelerators reads an order; external:* is every external delegate.
+func (d *configDecoder) accelerators(to *[]hal.Accelerator) field {
+	return func(n *yaml.Node) {
+		d.list(n, "accelerators", func(entry *yaml.Node) {
+			var a hal.Accelerator
+			d.oneAccelerator(&a, accelerators)(entry)
+			if a != "" && slices.Contains(*to, a) {
+				d.errorf(entry, "%s comes twice", a)
+			}
+			*to = append(*to, a)
+		})
+	}
+}
+
+// maxOption is the longest option of a delegate, bytes.
+const maxOption = 1024
+
+func (d *configDecoder) delegates(to *[]DelegateFile) field {
+	return func(n *yaml.Node) {
+		d.list(n, "delegates", func(entry *yaml.Node) {
+			f := DelegateFile{}
+			d.object("a delegate", fields{
+				"library": d.library(&f.Library),
+				"options": d.options(&f.Options),
+				"devices": d.devices(&f.Devices),
+			})(entry)
+			if entry.Kind == yaml.MappingNode && child(entry, "library") == nil {
+				d.errorf(entry, `a delegate needs a library, as in "library: /usr/lib/libvx_delegate.so"`)
+			}
+			if slices.ContainsFunc(*to, func(o DelegateFile) bool { return o.Library == f.Library }) {
+				d.errorf(entry, "delegate %s comes twice", f.Library)
+			}
+			*to = append(*to, f)
+		})
+	}
+}
+
+// library is an absolute path, or a name that the loader searches for.
+func (d *configDecoder) library(to *string) field {
+	return func(n *yaml.Node) {
+		var s string
+		d.text(&s)(n)
+		if strings.Contains(s, "/") && (!filepath.IsAbs(s) || filepath.Clean(s) != s) {
+			d.errorf(n, "library %q: write an absolute path, or the name alone", s)
+			return
+		}
+		*to = s
+	}
+}
+
+func (d *configDecoder) options(to *map[string]string) field {
+	return func(n *yaml.Node) {
+		*to = map[string]string{}
+		d.eachKey(n, "options", func(key, value *yaml.Node) {
+			s, ok := d.scalar(value, "a value", "!!str", "!!int", "!!float", "!!bool")
+			switch {
+			case !ok:
+			case len(s) > maxOption || len(key.Value) > maxOption || strings.ContainsRune(s+key.Value, 0):
+				d.errorf(value, "option %.40q is longer than %d bytes, or holds a zero byte", key.Value, maxOption)
+			default:
+				(*to)[key.Value] = s
+			}
+		})
+		if len(*to) > maxEntries {
+			d.errorf(n, "%d options, the limit is %d", len(*to), maxEntries)
+		}
+	}
+}
+
+func (d *configDecoder) devices(to *[]string) field {
+	return func(n *yaml.Node) {
+		d.list(n, "devices", func(entry *yaml.Node) {
+			var s string
+			d.text(&s)(entry)
+			if s != "" && (!strings.HasPrefix(s, "/dev/") || filepath.Clean(s) != s) {
+				d.errorf(entry, "device %q: write its path below /dev, as in /dev/galcore", s)
+				return
+			}
+			*to = append(*to, s)
+		})
 	}
 }
 

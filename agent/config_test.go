@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -51,7 +52,11 @@ func TestExampleConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := f.Pipelines[0]
-	if len(f.Pipelines) != 2 || f.Fleet.URL == "" || f.Home.PasswordFile == "" || f.HealthSeconds == 0 || p.Memory == 0 || p.Top == 0 || p.Source.FPS == 0 {
+	shown := map[string]bool{}
+	for _, p := range f.Pipelines {
+		shown[p.Source.Type] = true
+	}
+	if len(shown) != len(sourceTypes) || len(f.Delegates) == 0 || len(f.Settings) == 0 || p.Fit == "" || f.Fleet.URL == "" || f.Home.PasswordFile == "" || f.HealthSeconds == 0 || p.Memory == 0 || p.Top == 0 || p.Source.FPS == 0 {
 		t.Errorf("settings were not switched on: %+v", f)
 	}
 }
@@ -76,6 +81,11 @@ pipelines:
     deadline: 500ms
     memory: 256MiB
     durable: each
+    fit: letterbox
+    crop: [0, 0.25, 1, 0.75]
+    bgr: true
+    weight: 2
+    shapes: {x: [1, 3, 8, 8]}
   a: {source: {type: folder, path: p, loop: true, fps: 1}}
 `))
 	if err != nil {
@@ -88,12 +98,41 @@ pipelines:
 	}
 	want := PipelineFile{Name: "b", Source: SourceFile{Type: "synthetic", FPS: 12.5, Count: 10, Width: 320, Height: 240, Live: true},
 		Model: "/etc/covey/m.tflite", Labels: "/etc/covey/l.txt", Accelerator: "external:libvx.so", Threads: 2, Threshold: 0.4, Top: 3,
-		Deadline: 500 * time.Millisecond, Memory: 256 << 20, DurableEach: true}
-	if f.Pipelines[0] != want {
+		Deadline: 500 * time.Millisecond, Memory: 256 << 20, DurableEach: true,
+		Fit: "letterbox", Crop: [4]float32{0, 0.25, 1, 0.75}, BGR: true, Weight: 2,
+		Shapes: map[string][]int{"x": {1, 3, 8, 8}}}
+	if !reflect.DeepEqual(f.Pipelines[0], want) {
 		t.Errorf("got  %+v\nwant %+v", f.Pipelines[0], want)
 	}
 	if len(f.Pipelines) != 2 || f.Pipelines[1].Name != "a" {
 		t.Error("pipelines are not in the order of the file")
+	}
+}
+
+func TestSources(t *testing.T) {
+	for text, want := range map[string]SourceFile{
+		"type: v4l2, device: usb-046d-0825, format: yuyv, width: 640, height: 480, fps: 15, controls: {brightness: 3}": {Type: "v4l2", Live: true,
+			Device: "usb-046d-0825", Format: "yuyv", Width: 640, Height: 480, FPS: 15, Controls: map[string]int{"brightness": 3}},
+		"type: csi, camera: 1":                                 {Type: "csi", Live: true, Camera: 1},
+		`type: rtsp, url: "rtsp://10.0.0.5/ch1", user: u`:      {Type: "rtsp", Live: true, URL: "rtsp://10.0.0.5/ch1", User: "u"},
+		`type: mjpeg, url: "http://10.0.0.5/", ca: x.pem`:      {Type: "mjpeg", Live: true, URL: "http://10.0.0.5/", CA: "/etc/covey/x.pem"},
+		"type: exec, command: [cat, x], format: mjpeg":         {Type: "exec", Live: true, Command: []string{"cat", "x"}, Format: "mjpeg"},
+		"type: wav, path: x.wav, loop: true, rate: 16000":      {Type: "wav", Path: "/etc/covey/x.wav", Loop: true, Rate: 16000},
+		"type: alsa, channels: [0], window: 16000, hop: 8000":  {Type: "alsa", Live: true, Channels: []string{"0"}, Window: 16000, Hop: 8000},
+		"type: iio, device: bme280, channels: [temp], rate: 2": {Type: "iio", Live: true, Device: "bme280", Channels: []string{"temp"}, Rate: 2},
+		"type: serial, device: /dev/ttyUSB0, baud: 115200, format: json, quiet: 5s": {Type: "serial", Live: true,
+			Device: "/dev/ttyUSB0", Baud: 115200, Format: "json", Quiet: 5 * time.Second},
+		"type: gpio, device: gpiochip0, channels: [4, door], bias: pull-up, active_low: true, debounce: 5ms": {Type: "gpio", Live: true,
+			Device: "gpiochip0", Channels: []string{"4", "door"}, Bias: "pull-up", Low: true, Debounce: 5 * time.Millisecond},
+		"type: mqtt, topic: garden/camera": {Type: "mqtt", Live: true, Topic: "garden/camera"},
+		"type: synthetic":                  {Type: "synthetic", Width: 640, Height: 480},
+	} {
+		f, err := ParseFile("agent.yaml", "/etc/covey", []byte("pipelines: {a: {source: {"+text+"}}}"))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if got := f.Pipelines[0].Source; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s\ngot  %+v\nwant %+v", text, got, want)
+		}
 	}
 }
 
@@ -127,11 +166,21 @@ func TestMistakesSayWhereAndWhat(t *testing.T) {
 		{"home without broker", "home: {user: u}", "home needs a broker"},
 		{"password without user", "home: {broker: 'mqtt://h', password_file: p}", "no user"},
 		{"no source", pipe("model: m.tflite"), `agent.yaml:2:3: pipeline cam needs a source`},
-		{"source without type", source("path: p"), "source needs a type: folder or synthetic"},
-		{"source of no known type", source("type: fodler"), `"fodler" is not one of folder, synthetic, did you mean "folder"?`},
-		{"folder without path", source("type: folder"), "a source of type folder needs a path"},
+		{"source without type", source("path: p"), "source needs a type: one of alsa, csi"},
+		{"source of no known type", source("type: fodler"), `wav, did you mean "folder"?`},
+		{"folder without path", source("type: folder"), "a source of type folder needs path"},
 		{"loop and watch", source("type: folder, path: p, loop: true, watch: true"), "either looped or watched"},
 		{"live without fps", source("type: synthetic, live: true"), "a live source needs fps"},
+		{"password in a camera's URL", source("type: mjpeg, url: 'http://u:hunter2@h/'"), "use the keys user and password_file"},
+		{"not a camera's URL", source("type: rtsp, url: 'http://h/'"), "as in rtsp://192.168.1.20/stream"},
+		{"width alone", source("type: v4l2, device: /dev/video0, width: 640"), "width and height belong together"},
+		{"raw without size", source("type: exec, command: [cat], format: nv12"), "raw pixels need width and height"},
+		{"hop past window", source("type: alsa, window: 10, hop: 11"), "a hop of 11 samples leaves out some"},
+		{"no command", source("type: exec, command: [], format: mjpeg"), "want a list of 1 to 64 texts"},
+		{"format of another type", source("type: serial, device: d, format: mjpeg"), "is not one of csv, json"},
+		{"control that is no number", source("type: v4l2, device: d, controls: {gain: high}"), "want a whole number"},
+		{"crop", pipe("crop: [0, 0, 1]"), "want [x0, y0, x1, y1]"},
+		{"empty crop", pipe("crop: [0.5, 0, 0.5, 1]"), "an empty part of the picture"},
 		{"duration without unit", pipe("deadline: 500"), `want a duration with its unit, as in "500ms", got the number 500`},
 		{"duration", pipe("deadline: 5 s"), `"5 s" is not a duration within 1ms and 1h0m0s`},
 		{"size without unit", pipe("memory: 1000000"), `want a size with its unit, as in "256MB"`},

@@ -35,7 +35,7 @@ func NewDetector(ctx context.Context, engines []hal.Engine, p PipelineFile, log 
 		return nil, err
 	}
 	o := &opener{engines: engines, log: log}
-	l, err := o.open(ctx, p, r)
+	l, err := o.open(ctx, p, r, true)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/covey-edge/covey/agent/internal/pipeline"
 	"github.com/covey-edge/covey/agent/internal/update"
@@ -23,9 +24,35 @@ type station struct {
 	noFrames atomic.Pointer[wire.Fault] // why there are none; nil while there are
 	noModel  atomic.Pointer[wire.Fault] // why the local one does not open; nil when it did
 
-	mutex sync.Mutex
-	now   *recipe  // guarded by mutex; nil: nothing should run
-	info  hal.Info // guarded by mutex; of the last model that was put to work
+	switching sync.Mutex // one model is put to work at a time
+
+	mutex  sync.Mutex
+	now    *recipe            // guarded by mutex; nil: nothing should run
+	loaded *loaded            // guarded by mutex; that was put to work last
+	using  context.Context    // guarded by mutex; ends when loaded is not in use any more
+	drop   context.CancelFunc // guarded by mutex; ends using
+}
+
+// working is the model at work, nil when there is none, and a context that ends
+// when another takes its place.
+func (s *station) working() (*loaded, context.Context) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.using == nil {
+		s.using, s.drop = context.WithCancel(context.Background())
+	}
+	return s.loaded, s.using
+}
+
+// took notes which model is at work now.
+func (s *station) took(l *loaded) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.drop != nil {
+		s.drop()
+	}
+	s.loaded = l
+	s.using, s.drop = context.WithCancel(context.Background())
 }
 
 // works says whether results can be expected.
@@ -44,15 +71,14 @@ func (s *station) fault() *wire.Fault {
 	return s.noFrames.Load()
 }
 
-// pinned is the model that the configuration names, as a slot, and what it runs on.
-func (s *station) pinned() (*wire.ReportedSlot, string) {
+// pinned is the model that the configuration names, as a slot.
+func (s *station) pinned() *wire.ReportedSlot {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if s.now == nil {
-		return nil, ""
+	if s.now == nil || s.loaded == nil {
+		return nil
 	}
-	slot := &wire.ReportedSlot{Name: s.now.model.Name, Version: s.now.version, SHA256: wire.Digest(s.info.SHA256)}
-	return slot, string(s.info.Accelerator)
+	return &wire.ReportedSlot{Name: s.now.model.Name, Version: s.now.version, SHA256: wire.Digest(s.loaded.Info().SHA256)}
 }
 
 // startLocal puts the model to work that the configuration names.
@@ -61,7 +87,7 @@ func (s *station) startLocal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := s.open.open(ctx, s.file, r)
+	l, err := s.open.open(ctx, s.file, r, true)
 	if err != nil {
 		return err
 	}
@@ -75,84 +101,162 @@ func (s *station) startLocal(ctx context.Context) error {
 // reopen is pipeline.Config.Reopen.
 func (s *station) reopen(ctx context.Context) (pipeline.Model, error) {
 	s.mutex.Lock()
-	now := s.now
+	now, before := s.now, s.loaded
 	s.mutex.Unlock()
 	if now == nil {
 		return pipeline.Model{}, &hal.Error{Code: hal.CodePipeline, Text: "no model should run in pipeline " + s.file.Name}
 	}
-	l, err := s.open.open(ctx, s.file, *now)
+	l, err := s.open.open(ctx, s.file, *now, true)
 	if err != nil {
 		return pipeline.Model{}, err
 	}
 	s.mutex.Lock()
-	stale := s.now != now
+	stale := s.now != now || s.loaded != before
 	s.mutex.Unlock()
 	if stale {
 		return pipeline.Model{}, errors.Join(errors.New("another model should run now"), l.Close())
 	}
+	s.took(l)
 	return s.watched(l), nil
 }
 
-// watched is the model with every run noted.
+// watched is the model with every run noted, and its end.
 func (s *station) watched(l *loaded) pipeline.Model {
 	m := l.Model
-	if s.note != nil {
-		m.Session = &noted{Session: m.Session, sha: m.Session.Info().SHA256, note: s.note}
-	}
+	// A sibling's runs are its release's, too.
+	m.Session = &noted{Session: m.Session, sha: l.recipe.model.SHA256, note: s.note, closed: l.closed}
 	return m
 }
 
 // run puts a model to work between two frames; the pipeline owns it then.
 func (s *station) run(ctx context.Context, l *loaded) error {
+	s.switching.Lock()
+	defer s.switching.Unlock()
 	s.mutex.Lock()
 	before := s.now
-	s.now, s.info = &l.recipe, l.Info()
+	s.now = &l.recipe
 	s.mutex.Unlock()
-	err := s.pipe.Swap(ctx, s.watched(l))
-	if err != nil {
+	if err := s.pipe.Swap(ctx, s.watched(l)); err != nil {
 		s.mutex.Lock()
 		s.now = before
 		s.mutex.Unlock()
+		return err
 	}
-	return err
+	s.took(l)
+	return nil
 }
 
-// noted tells how each run went.
+// clear takes the model away.
+func (s *station) clear(ctx context.Context) error {
+	s.switching.Lock()
+	defer s.switching.Unlock()
+	s.mutex.Lock()
+	s.now = nil
+	s.mutex.Unlock()
+	s.took(nil)
+	return s.pipe.Clear(ctx)
+}
+
+// noted tells how each run went, and when the session was closed.
 type noted struct {
 	hal.Session
-	sha  string
-	note func(model string, err error)
+	sha    string
+	note   func(model string, err error) // nil: nobody asks
+	closed chan struct{}
+	once   sync.Once // closes closed
 }
 
 // Run runs the model.
 func (n *noted) Run(buf int) (hal.Timing, error) {
 	t, err := n.Session.Run(buf)
-	n.note(n.sha, err)
+	if n.note != nil {
+		n.note(n.sha, err)
+	}
 	return t, err
+}
+
+// Close closes the session.
+func (n *noted) Close() error {
+	defer n.once.Do(func() { close(n.closed) })
+	return n.Session.Close()
 }
 
 // stations are an update.Installer.
 type stations map[string]*station
 
-// Prepare opens a release beside the one that runs, and tests it when it is new.
+// Prepare opens a release beside the one that runs, or where there is no room for
+// both in its place, and tests it when it is new.
 func (s stations) Prepare(ctx context.Context, name string, f update.Files) (update.Warm, error) {
-	st := s[name]
-	r := recipe{model: f.Model(), engine: f.Slot.Engine, version: f.Slot.Version, task: f.Manifest.Task, decode: f.Manifest.Decode}
-	r.model.Name = f.Slot.Name
-	if l := f.Manifest.Labels; l != nil {
-		b, err := f.Read(*l)
-		if err != nil {
-			return nil, err
-		}
-		r.labels = b
-	}
-	l, err := st.open.open(ctx, st.file, r)
+	r, err := releaseRecipe(f)
 	if err != nil {
 		return nil, err
 	}
+	st := s[name]
+	l, err := st.test(ctx, r, f)
+	if hal.CodeOf(err) == hal.CodeAdmission {
+		l, err = st.testAlone(ctx, r, f, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// releaseRecipe is for a release: with golden samples while it is on trial.
+func releaseRecipe(f update.Files) (recipe, error) {
+	r := recipe{model: f.Model(), engine: f.Slot.Engine, version: f.Slot.Version, task: f.Manifest.Task, decode: f.Manifest.Decode}
+	r.model.Name, r.sibling = f.Slot.Name, f.Sibling()
+	if l := f.Manifest.Labels; l != nil {
+		b, err := f.Read(*l)
+		if err != nil {
+			return r, err
+		}
+		r.labels = b
+	}
+	if f.Trial {
+		var err error
+		if r.golden, err = f.Samples(); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// test opens a release and runs it.
+func (s *station) test(ctx context.Context, r recipe, f update.Files) (*loaded, error) {
+	l, err := s.open.open(ctx, s.file, r, !f.Trial)
+	if err != nil {
+		return nil, err
+	}
+	l.recipe.golden = nil // proven; it need not stay in memory
 	if err := update.SelfTest(l.Session, f, l.first); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	return l, nil
+}
+
+// testAlone is test where there is no room beside what runs, and why: that is
+// closed first. From then on nothing runs, which the model, or the error, says.
+func (s *station) testAlone(ctx context.Context, r recipe, f update.Files, why error) (*loaded, error) {
+	before, _ := s.working()
+	if before == nil {
+		return nil, why // the room is taken by others
+	}
+	since := time.Now()
+	if err := s.clear(ctx); err != nil {
+		return nil, errors.Join(err, why)
+	}
+	s.open.log.Warn().Str("pipeline", s.file.Name).Str("model", r.model.Name).Err(why).Msg("cold swap: what runs is closed first")
+	select {
+	case <-before.closed:
+	case <-ctx.Done():
+		return nil, &update.Stopped{Since: since, Err: ctx.Err()}
+	}
+	l, err := s.test(ctx, r, f)
+	if err != nil {
+		return nil, &update.Stopped{Since: since, Err: err}
+	}
+	l.since = since
 	return l, nil
 }
 
@@ -161,10 +265,7 @@ func (s stations) Switch(ctx context.Context, name string, w update.Warm) error 
 	st := s[name]
 	var err error
 	if w == nil {
-		st.mutex.Lock()
-		st.now = nil
-		st.mutex.Unlock()
-		err = st.pipe.Clear(ctx)
+		err = st.clear(ctx)
 	} else {
 		err = st.run(ctx, w.(*loaded)) // Prepare made it
 	}

@@ -16,9 +16,9 @@ import (
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/ladder"
 	"github.com/covey-edge/covey/hal/modelfile"
 	"github.com/covey-edge/covey/hal/task"
-	"github.com/covey-edge/covey/hal/vision"
 )
 
 const maxLabelFile = 4 << 20 // bytes
@@ -32,6 +32,8 @@ type recipe struct {
 	labels  []byte // text of a label file; nil: the model's own
 	task    string // "" is auto
 	decode  release.Decode
+	sibling *hal.Model   // for other accelerators, where the model is compiled for one
+	golden  []hal.Sample // that it has to answer before it is put to work
 }
 
 // localRecipe is for a model named by the configuration: local trust, no hash is
@@ -69,7 +71,21 @@ type loaded struct {
 	pipeline.Model
 	recipe recipe
 	file   *modelfile.Model
-	reason string // why this decoder
+	reason string         // why this decoder
+	ladder *ladder.Engine // that chose what it runs on; nil: the configuration did
+	closed chan struct{}  // closed when the pipeline that took it has closed it
+	since  time.Time      // when what ran was closed to make room; zero: it was not
+}
+
+// Since is when what ran was closed to make room for it.
+func (l *loaded) Since() time.Time { return l.since }
+
+// memory is what its runner takes now, bytes; 0 where that is not known.
+func (l *loaded) memory() int64 {
+	if m, ok := l.Session.(interface{ Memory() int64 }); ok {
+		return m.Memory()
+	}
+	return 0
 }
 
 // Info describes the session.
@@ -90,43 +106,56 @@ func (l *loaded) first() (string, error) {
 // An opener opens models on this board's engines.
 type opener struct {
 	engines []hal.Engine
+	order   []hal.Accelerator                     // of accelerators; empty: the engine's own
+	options map[hal.Accelerator]map[string]string // of delegates, from the configuration
 	log     zerolog.Logger
 }
 
 // open opens a model beside whatever runs. It is not warm: where another one runs
 // meanwhile, update.SelfTest runs it before it is put to work; where none does, the
 // first frame is the first run. What the pipeline's configuration says wins over
-// what the release says.
-func (o *opener) open(ctx context.Context, p PipelineFile, r recipe) (*loaded, error) {
+// what the release says. What it runs best on is measured first where that is not
+// known, or with atOnce later: see station.climb.
+func (o *opener) open(ctx context.Context, p PipelineFile, r recipe, atOnce bool) (*loaded, error) {
 	file, err := modelfile.Open(r.model.Path)
 	if err != nil {
 		return nil, err
 	}
-	if err := file.Check(modelfile.Limits{}); err != nil {
+	options := hal.Options{Accelerator: p.Accelerator, Threads: p.Threads, Deadline: p.Deadline, MemoryLimit: p.Memory, Weight: p.Weight, Shapes: p.Shapes,
+		Order: o.order, Sibling: r.sibling, Golden: r.golden, Settings: o.options[p.Accelerator]}
+	if file.Format == modelfile.FormatTFLite && r.sibling == nil && file.Supports(hal.EdgeTPU) == nil {
+		options.Accelerator = hal.EdgeTPU // nothing else can run it
+	}
+	if err := file.Check(modelfile.Limits{EdgeTPU: options.Accelerator == hal.EdgeTPU || r.sibling != nil}); err != nil {
 		return nil, err
 	}
-	engine, err := o.engine(r.engine)
+	engine, err := o.engine(r.engine, file.Format)
 	if err != nil {
 		return nil, err
 	}
 	begin := time.Now()
-	session, err := engine.Open(ctx, r.model, hal.Options{
-		Accelerator: p.Accelerator, Threads: p.Threads, Deadline: p.Deadline, MemoryLimit: p.Memory,
-	})
+	chooser, _ := engine.(*ladder.Engine)
+	opening := engine.Open
+	if chooser != nil && atOnce {
+		opening = chooser.Start
+	}
+	session, err := opening(ctx, r.model, options)
 	if err != nil {
 		return nil, err
 	}
-	l, err := fit(session, file, p, r)
+	l, err := o.fit(session, p, r)
 	if err != nil {
 		return nil, errors.Join(err, session.Close())
 	}
+	l.ladder = chooser
 	o.say(p.Name, l, time.Since(begin))
 	return l, nil
 }
 
-func (o *opener) engine(name string) (hal.Engine, error) {
+// engine is the one of that name, or, without a name, the one for that file format.
+func (o *opener) engine(name, format string) (hal.Engine, error) {
 	if name == "" {
-		name = "tflite"
+		name = format
 	}
 	for _, e := range o.engines {
 		if e.Name() == name {
@@ -136,17 +165,30 @@ func (o *opener) engine(name string) (hal.Engine, error) {
 	return nil, &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("this board has no engine %q: install covey-runner-%s beside covey-agent", name, name)}
 }
 
-// fit makes the way into the model and out of it.
+// fit reads the file that a session runs, and makes the way into the model and out
+// of it.
+func (o *opener) fit(s hal.Session, p PipelineFile, r recipe) (*loaded, error) {
+	runs := r.model
+	if r.sibling != nil && s.Info().SHA256 == r.sibling.SHA256 {
+		runs = *r.sibling
+	}
+	file, err := modelfile.Open(runs.Path)
+	if err != nil {
+		return nil, err
+	}
+	return fit(s, file, p, r)
+}
+
 func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loaded, error) {
 	info := s.Info()
 	if len(info.Inputs) != 1 {
-		return nil, &hal.Error{Code: hal.CodeShape, Text: fmt.Sprintf("model has %d inputs, a picture fills one: use a model with one input", len(info.Inputs))}
+		return nil, &hal.Error{Code: hal.CodeShape, Text: fmt.Sprintf("model has %d inputs, a frame fills one: use a model with one input", len(info.Inputs))}
 	}
 	mean, std := r.decode.Mean, r.decode.Std
 	if mean == nil && std == nil {
 		mean, std = file.Normalization()
 	}
-	filler, err := vision.NewFiller(info.Inputs[0], vision.Options{Mean: mean, Std: std})
+	filler, err := newFiller(info.Inputs[0], p, mean, std)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +208,8 @@ func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loade
 		return nil, err
 	}
 	ref := wire.ModelRef{Name: r.model.Name, Ver: r.version, SHA: wire.Digest(info.SHA256).Short()}
-	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, reason: reason}, nil
+	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, reason: reason,
+		closed: make(chan struct{})}, nil
 }
 
 func (o *opener) say(name string, l *loaded, took time.Duration) {
@@ -174,8 +217,12 @@ func (o *opener) say(name string, l *loaded, took time.Duration) {
 	e := o.log.Info().Str("pipeline", name).Str("model", l.recipe.model.Name).Str("version", l.recipe.version).
 		Str("sha", l.Ref.SHA).Str("accelerator", string(info.Accelerator)).Str("runtime", info.Runtime).
 		Int("threads", info.Threads).Str("decoder", l.reason).Dur("took", took)
-	for _, t := range info.Tried {
-		e = e.Str("not_"+string(t.Accelerator), t.Reason)
+	if info.Degraded != "" {
+		e = e.Str("degraded", info.Degraded)
 	}
 	e.Msg("model open")
+	for _, t := range info.Tried {
+		o.log.Info().Str("pipeline", name).Str("model", l.recipe.model.Name).Str("accelerator", string(t.Accelerator)).
+			Int("threads", t.Threads).Any("settings", t.Settings).Dur("p50", t.Took).Str("reason", t.Reason).Msg("not chosen")
+	}
 }

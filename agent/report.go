@@ -2,11 +2,13 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"maps"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +33,7 @@ func (a *agent) probe(ctx context.Context) {
 	for _, e := range a.Engines {
 		devices, diagnoses := e.Probe(ctx)
 		for _, d := range devices {
-			a.devices = append(a.devices, wire.HelloDevice{Engine: e.Name(), Accelerator: string(d.Accelerator), Name: d.Name})
+			a.devices = append(a.devices, wire.HelloDevice{Engine: e.Name(), Accelerator: string(d.Accelerator), ID: d.ID, Name: d.Name, Driver: d.Driver})
 			if d.Runtime != "" {
 				a.runtimes[e.Name()] = d.Runtime
 			}
@@ -97,15 +99,66 @@ func (a *agent) report(ctx context.Context) {
 			p := r.Pipelines[name]
 			if s.file.Model != "" {
 				p.Pinned = true
-				p.Active, p.Accelerator = s.pinned()
+				p.Active = s.pinned()
+			}
+			if l, _ := s.working(); l != nil {
+				i := l.Info()
+				p.Accelerator, p.Degraded, p.Tried = string(i.Accelerator), i.Degraded, lost(i)
 			}
 			if f := s.fault(); f != nil && (p.Pinned || p.Fault == nil) {
 				p.Fault = f
 			}
 			r.Pipelines[name] = p
 		}
-		a.uplink.SetReported(r)
+		a.uplink.SetReported(bounded(r))
 	}
+}
+
+// maxReported is what a reported document should fit, bytes.
+const maxReported = 8 << 10
+
+// maxLost is how many accelerators are reported as lost for a pipeline, and
+// lostReason the bytes of each one's reason.
+const (
+	maxLost    = 6
+	lostReason = 160
+)
+
+// lost is why the other accelerators are not in use: one line each, the last that
+// was said of it.
+func lost(i hal.Info) []wire.ReportedAttempt {
+	var list []wire.ReportedAttempt
+	for _, t := range i.Tried {
+		if t.Accelerator == i.Accelerator {
+			continue // with other threads or settings
+		}
+		a := wire.ReportedAttempt{Accelerator: string(t.Accelerator), Reason: t.Reason, Ms: millis(t.Took)}
+		if len(a.Reason) > lostReason {
+			a.Reason = strings.ToValidUTF8(a.Reason[:lostReason-3], "") + "…"
+		}
+		at := slices.IndexFunc(list, func(o wire.ReportedAttempt) bool { return o.Accelerator == a.Accelerator })
+		switch {
+		case at >= 0:
+			list[at] = a
+		case len(list) < maxLost:
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// bounded is r without the reasons of lost accelerators, pipeline by pipeline,
+// until it fits: the board's own file and doctor have them all.
+func bounded(r wire.Reported) wire.Reported {
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(r.Pipelines))) {
+		if b, err := json.Marshal(r); err != nil || len(b) <= maxReported {
+			break
+		}
+		p := r.Pipelines[name]
+		p.Tried = nil
+		r.Pipelines[name] = p
+	}
+	return r
 }
 
 // watchTime is how soon the house hears that a pipeline works or does not.
@@ -113,7 +166,7 @@ const watchTime = time.Second
 
 // watch says which pipelines work, and why others do not.
 func (a *agent) watch(ctx context.Context) {
-	works, faults := map[string]bool{}, map[string]wire.Fault{}
+	works, faults, runs := map[string]bool{}, map[string]wire.Fault{}, map[string][2]string{}
 	for sleep(ctx, watchTime) {
 		for name, s := range a.stations {
 			var f wire.Fault
@@ -123,6 +176,13 @@ func (a *agent) watch(ctx context.Context) {
 			if faults[name] != f {
 				faults[name] = f
 				poke(a.changed)
+			}
+			if l, _ := s.working(); l != nil {
+				i := l.Info()
+				if on := [2]string{string(i.Accelerator), i.Degraded}; runs[name] != on {
+					runs[name] = on
+					poke(a.changed)
+				}
 			}
 			now := s.works()
 			if before, known := works[name]; !known || before != now {

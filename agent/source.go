@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"io"
 	"sync/atomic"
 	"time"
 
@@ -12,75 +10,35 @@ import (
 	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/source"
 )
 
-// A steady source opens another, and opens it again when it breaks: a folder that
-// is not mounted yet, a camera that was unplugged. Frames are counted through.
-type steady struct {
-	open    func() (hal.Source, error)
-	live    bool
-	log     zerolog.Logger
-	trouble *atomic.Pointer[wire.Fault] // why there are no frames; nil while there are
+// hang is how long a live source may take over one frame; what is slower by its
+// nature says so with its rate.
+const hang = time.Minute
 
-	source hal.Source // nil while it is broken
-	seq    uint64
-	delay  time.Duration // before it is opened again
-}
-
-// Next waits for a frame, for as long as that takes.
-func (s *steady) Next(ctx context.Context, f *hal.Frame) error {
-	for {
-		if err := s.mend(ctx); err != nil {
-			return err
-		}
-		err := s.source.Next(ctx, f)
-		switch {
-		case err == nil:
-			s.delay = 0
-			s.seq++
-			f.Seq = s.seq
-			s.trouble.Store(nil)
-			return nil
-		case errors.Is(err, io.EOF), errors.Is(err, hal.ErrBadFrame), ctx.Err() != nil:
-			return err
-		}
-		s.broke(err)
-		if err := s.source.Close(); err != nil {
-			s.log.Warn().Err(err).Msg("source closed")
-		}
-		s.source = nil
+// keep makes a source that goes on when it breaks. Why there are no frames is in
+// trouble, which is nil while there are.
+func keep(open func(context.Context, SourceFile) (hal.Source, error), f SourceFile, trouble *atomic.Pointer[wire.Fault], log zerolog.Logger) *source.Kept {
+	c := source.Config{
+		Open: func(ctx context.Context) (hal.Source, error) { return open(ctx, f) },
+		Live: f.Live,
+		Changed: func(s source.Status) {
+			if s.Fault == nil {
+				trouble.Store(nil)
+				log.Info().Stringer("state", s.State).Msg("source")
+				return
+			}
+			trouble.Store(update.FaultOf(s.Fault))
+			log.Error().Err(s.Fault).Stringer("state", s.State).Dur("again", s.Again).Msg("source gives no frames")
+		},
 	}
-}
-
-// mend opens the source when it is not open.
-func (s *steady) mend(ctx context.Context) error {
-	for s.source == nil {
-		if s.delay > 0 && !sleep(ctx, s.delay) {
-			return ctx.Err()
+	// Sensors that speak when something changes may be silent for ever.
+	if patient := f.Type == "gpio" || f.Type == "serial" || f.Type == "mqtt"; f.Live && !patient {
+		c.Hang = hang
+		if f.FPS > 0 {
+			c.Hang = max(hang, time.Duration(10/f.FPS*float64(time.Second)))
 		}
-		source, err := s.open()
-		if err != nil {
-			s.broke(err)
-			continue
-		}
-		s.source = source
 	}
-	return nil
-}
-
-func (s *steady) broke(err error) {
-	s.delay = min(max(time.Second, 2*s.delay), 30*time.Second)
-	s.trouble.Store(update.FaultOf(err))
-	s.log.Error().Err(err).Dur("again", s.delay).Msg("source gives no frames")
-}
-
-// Live says what the source will be.
-func (s *steady) Live() bool { return s.live }
-
-// Close closes what is open.
-func (s *steady) Close() error {
-	if s.source == nil {
-		return nil
-	}
-	return s.source.Close()
+	return source.Keep(c)
 }

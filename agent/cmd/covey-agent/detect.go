@@ -45,15 +45,21 @@ func detectCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&f.pipeline.Model, "model", "", "model file")
 	flags.StringVar(&f.pipeline.Labels, "labels", "", "file with a label a line (default: the model's own)")
-	flags.StringVar(&f.accelerator, "accelerator", "auto", "auto, xnnpack or cpu")
+	flags.StringVar(&f.accelerator, "accelerator", "auto", "cpu, xnnpack, gpu, edgetpu, cuda, tensorrt, external:<library>; auto takes the first that opens")
 	flags.IntVar(&f.pipeline.Threads, "threads", 0, "threads of the engine (default: it chooses)")
 	flags.Float32Var(&f.pipeline.Threshold, "threshold", 0, "least score, above 0 to 1 (default: by task)")
 	flags.IntVar(&f.pipeline.Top, "top", 0, "most answers for a picture (default: by task)")
 	flags.BoolVar(&f.json, "json", false, "print results as JSON, a line each")
 	flags.StringVar(&f.out, "out", "", "write the picture with what was seen; a folder for many pictures")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log what happens")
-	if err := cmd.MarkFlagRequired("model"); err != nil {
-		panic(err) // the flag is above
+	for _, err := range []error{
+		cmd.MarkFlagRequired("model"),
+		cmd.MarkFlagFilename("model", "tflite", "onnx"),
+		cmd.RegisterFlagCompletionFunc("accelerator", cobra.FixedCompletions([]cobra.Completion{"auto", "cpu", "xnnpack", "gpu", "edgetpu", "cuda", "tensorrt"}, cobra.ShellCompDirectiveNoFileComp)),
+	} {
+		if err != nil {
+			panic(err) // the flags are above
+		}
 	}
 	return cmd
 }
@@ -72,7 +78,7 @@ func detect(cmd *cobra.Command, f detectFlags, pictures []string) error {
 		level = "debug"
 	}
 	log := logger(os.Stderr, level)
-	all, err := engines(log)
+	all, err := engines(nil, log)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,8 +20,7 @@ import (
 	"github.com/covey-edge/covey/agent"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/runner"
-	"github.com/covey-edge/covey/hal/source/folder"
-	"github.com/covey-edge/covey/hal/source/synthetic"
+	"github.com/covey-edge/covey/hal/runner/sandbox"
 )
 
 // version and built (seconds since 1970) are set by the linker.
@@ -42,7 +40,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), checkCommand(), doctorCommand(), detectCommand(), joinCommand(), versionCommand(), stageCommand(), outboxCommand())
+	root.AddCommand(runCommand(), checkCommand(), doctorCommand(), probeCommand(), detectCommand(), joinCommand(), versionCommand(), stageCommand(), outboxCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {
 			fmt.Fprintln(os.Stderr, "covey-agent:", line)
@@ -85,6 +83,9 @@ func configFlag(cmd *cobra.Command, to *string) {
 		path = filepath.Join(dir, "agent.yaml")
 	}
 	cmd.Flags().StringVarP(to, "config", "c", path, "configuration file")
+	if err := cmd.MarkFlagFilename("config", "yaml", "yml"); err != nil {
+		panic(err) // the flag is above
+	}
 }
 
 // killAfter is how long runs may still take once the agent has to end.
@@ -102,31 +103,91 @@ func hurry(ctx context.Context, engines []hal.Engine) {
 	})
 }
 
-// engines is the list of all engines there are. Their programs stand beside this one.
-func engines(log zerolog.Logger) ([]hal.Engine, error) {
+// programs are the engines of a board: the programs stand beside this one.
+var programs = []struct {
+	name  string
+	nodes []hal.Accelerator // whose device nodes its runners are given
+}{
+	{"tflite", []hal.Accelerator{hal.EdgeTPU, hal.GPU}},
+	{"onnx", []hal.Accelerator{hal.CUDA, hal.TensorRT}},
+}
+
+// engines is the list of all engines there are, with what the configuration (may be
+// nil) gives their runners. Only the first has to be there.
+func engines(file *agent.File, log zerolog.Logger) ([]hal.Engine, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("where am I: %w", err)
 	}
-	return []hal.Engine{
-		runner.New(runner.Config{
-			Name:    "tflite",
-			Program: filepath.Join(filepath.Dir(self), "covey-runner-tflite"),
-			Stage:   []string{self, "stage"},
-			Logger:  log,
-		}),
-	}, nil
+	var all []hal.Engine
+	for i, p := range programs {
+		if program := beside(self, p.name); i == 0 || program != "" {
+			c := configOf(self, p.name, log)
+			c.Accelerators = p.nodes
+			if file != nil {
+				c.More = reach(file)
+			}
+			all = append(all, runner.New(c))
+		}
+	}
+	return all, nil
 }
 
-// source is the list of all sources there are.
-func source(s agent.SourceFile) (hal.Source, error) {
-	switch s.Type {
-	case "folder":
-		return folder.Open(folder.Config{Path: s.Path, Loop: s.Loop, Watch: s.Watch, FPS: s.FPS})
-	case "synthetic":
-		return synthetic.New(synthetic.Config{Width: s.Width, Height: s.Height, FPS: s.FPS, Count: s.Count, Live: s.Live})
+// pictures is the engine that decodes JPEG, nil where its program is not there.
+func pictures(log zerolog.Logger) (hal.Engine, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("where am I: %w", err)
 	}
-	return nil, errors.New("no source of type " + s.Type)
+	if beside(self, "jpeg") == "" {
+		return nil, nil
+	}
+	return runner.New(configOf(self, "jpeg", log)), nil
+}
+
+// reach is what runners may reach for single accelerators: delegates their library
+// and their nodes, TensorRT the folder of what it builds.
+func reach(file *agent.File) map[hal.Accelerator]sandbox.Access {
+	more := map[hal.Accelerator]sandbox.Access{}
+	if engines := agent.EnginesPath(file.Data); exists(engines) {
+		more[hal.TensorRT] = sandbox.Access{Write: []string{engines}}
+	}
+	for _, d := range file.Delegates {
+		var a sandbox.Access
+		for _, node := range d.Devices {
+			if exists(node) { // else the delegate says what it misses
+				a.Devices = append(a.Devices, node)
+			}
+		}
+		if filepath.IsAbs(d.Library) && exists(d.Library) {
+			a.Read = []string{d.Library}
+		}
+		more[d.Accelerator()] = a
+	}
+	return more
+}
+
+// beside is the runner program of an engine, "" when there is none.
+func beside(self, name string) string {
+	path := filepath.Join(filepath.Dir(self), "covey-runner-"+name)
+	if !exists(path) {
+		return ""
+	}
+	return path
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func configOf(self, name string, log zerolog.Logger) runner.Config {
+	return runner.Config{
+		Name:    name,
+		Program: filepath.Join(filepath.Dir(self), "covey-runner-"+name),
+		Stage:   []string{self, "stage"},
+		Logger:  log,
+	}
 }
 
 // logger writes JSON under systemd and into files, for people on a terminal.

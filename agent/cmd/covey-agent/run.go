@@ -30,8 +30,11 @@ const runExample = `  # as the service does
 func runCommand() *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
-		Use:     "run",
-		Short:   "Run the agent until it is interrupted",
+		Use:   "run",
+		Short: "Run the agent until it is interrupted",
+		Long: "Run the pipelines of the configuration until interrupted: each a source, a model, and what becomes of\n" +
+			"results. Without a model of its own a pipeline runs what the fleet says. docs/owner.md has all sources,\n" +
+			"covey-agent check finds mistakes, covey-agent doctor says what models run on and why.",
 		Example: runExample,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), config) },
@@ -70,11 +73,14 @@ func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, err
 		return agent.Config{}, nil, fmt.Errorf("where am I: %w", err)
 	}
 	c := agent.Config{
-		File: file, Version: version, FS: blob.OS{}, Source: source,
+		File: file, Version: version, FS: blob.OS{},
 		Board: firmware.Detect(os.DirFS("/")), Root: os.DirFS("/"),
 		Floor: floor(), CheckOutbox: []string{self, agent.CheckOutboxCommand}, Log: log,
 	}
-	if c.Engines, err = engines(log); err != nil {
+	if err := os.MkdirAll(agent.EnginesPath(file.Data), 0o700); err != nil {
+		return c, nil, err
+	}
+	if c.Engines, err = engines(file, log); err != nil {
 		return c, nil, err
 	}
 	id, err := agent.LoadIdentity(file.Data)
@@ -95,10 +101,25 @@ func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, err
 	} else if c.Device, err = file.DeviceName(); err != nil {
 		return c, nil, err
 	}
-	if file.Home != nil {
-		c.Home, err = homeLink(file.Home, c.Device, log)
+	all := &sources{log: log}
+	if all.jpeg, err = pictures(log); err != nil {
+		return c, nil, err
 	}
-	return c, renew, err
+	c.Source = all.open
+	if file.Home != nil {
+		house, err := homeConfig(file.Home, c.Device, log)
+		if err != nil {
+			return c, nil, err
+		}
+		if c.Home, err = mqtt.New(house); err != nil {
+			return c, nil, err
+		}
+		all.home = func(n uint64) mqtt.Config {
+			house.ClientID, house.Clean = fmt.Sprintf("covey-%s-in%d", c.Device, n), true
+			return house
+		}
+	}
+	return c, renew, nil
 }
 
 // floor is a time that it cannot be earlier than, whatever the clock of a board
@@ -138,10 +159,11 @@ func fleetLink(file *agent.File, r *renewal, log zerolog.Logger) (*agent.FleetLi
 	}, nil
 }
 
-func homeLink(h *agent.HomeFile, device wire.DeviceID, log zerolog.Logger) (wire.Link, error) {
+// homeConfig is how to reach the house's broker.
+func homeConfig(h *agent.HomeFile, device wire.DeviceID, log zerolog.Logger) (mqtt.Config, error) {
 	password, err := h.Password()
 	if err != nil {
-		return nil, err
+		return mqtt.Config{}, err
 	}
 	c := mqtt.Config{URL: h.Broker, ClientID: "covey-" + string(device), Username: h.User, Password: password,
 		Spread: time.Second, // a house has few clients: no herd comes back at once
@@ -149,15 +171,15 @@ func homeLink(h *agent.HomeFile, device wire.DeviceID, log zerolog.Logger) (wire
 	if h.CA != "" {
 		pem, err := os.ReadFile(h.CA)
 		if err != nil {
-			return nil, fmt.Errorf("home.ca: %w", err)
+			return c, fmt.Errorf("home.ca: %w", err)
 		}
 		roots := x509.NewCertPool()
 		if !roots.AppendCertsFromPEM(pem) {
-			return nil, errors.New("home.ca: no certificate in " + filepath.Base(h.CA))
+			return c, errors.New("home.ca: no certificate in " + filepath.Base(h.CA))
 		}
 		c.TLS = func() *tls.Config { return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12} }
 	}
-	return mqtt.New(c)
+	return c, nil
 }
 
 // A renewal keeps the board's certificate fresh.

@@ -91,7 +91,7 @@ func TestBriefIsShort(t *testing.T) {
 	temp := 61.3
 	pipe := func(n uint64) wire.PipelineHealth {
 		return wire.PipelineHealth{FPS: 14.9, P50: 31.4, P99: 118.2, Captured: 12894120 + n, Published: 12891008 + n,
-			Dropped: map[string]uint64{"stale": 3100, "error": 12}}
+			Dropped: map[string]uint64{"stale": 3100, "error": 12}, Memory: 143_778_048 + int64(n)}
 	}
 	h := Brief(time.Now(), 30*24*time.Hour, Gauges{CPU: 37.5, Mem: 41.2, RSS: 23 << 20, Temp: &temp, Disk: 12.4},
 		Input{Outbox: 120, Pipes: map[string]wire.PipelineHealth{"porch": pipe(1), "garden": pipe(2)}})

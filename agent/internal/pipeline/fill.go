@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/covey-edge/covey/hal"
 )
 
 // A filler is the goroutine between capture and run: it brings frame, buffer and
@@ -171,5 +173,17 @@ func (w *filler) accept(h *handover) {
 		w.retiring.Go(old.retire)
 	}
 	w.gen = h.gen
+	w.want.Store(wantOf(h.gen))
 	h.taken <- true
+}
+
+// wantOf is what a generation needs of frames.
+func wantOf(g *generation) *hal.Want {
+	var want hal.Want
+	if g != nil {
+		if w, ok := g.Filler.(Wanter); ok {
+			want = w.Want()
+		}
+	}
+	return &want
 }

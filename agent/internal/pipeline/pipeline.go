@@ -39,6 +39,11 @@ type Filler interface {
 	Fill(dst []byte, f *hal.Frame) (vision.View, error)
 }
 
+// A Wanter is a Filler that says what it takes of frames. Others get them as they are.
+type Wanter interface {
+	Want() hal.Want
+}
+
 // A Model is a session with how to feed and how to read it. Where it takes the
 // place of another it should be warm: its first run is slower than the others.
 type Model struct {
@@ -88,8 +93,9 @@ type Pipeline struct {
 	settled chan struct{}    // tells fill that run is done with a job
 	ended   chan struct{}
 
-	underway atomic.Int64   // jobs between fill and their end
-	retiring sync.WaitGroup // generations on their way to Close
+	want     atomic.Pointer[hal.Want] // of the model in use, for what is captured from now on
+	underway atomic.Int64             // jobs between fill and their end
+	retiring sync.WaitGroup           // generations on their way to Close
 
 	counters counters
 	run      runState // of the goroutine that runs
@@ -154,6 +160,7 @@ func New(cfg Config) *Pipeline {
 	case p.keep:
 		frames = 4 // two filled or run, one waiting, one captured into
 	}
+	p.want.Store(&hal.Want{})
 	p.free, p.retry = make(chan *frame, frames), make(chan *frame, frames)
 	for range frames {
 		p.free <- &frame{}

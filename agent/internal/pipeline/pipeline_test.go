@@ -603,7 +603,7 @@ func (b *boxed) Decode(_ task.Outputs, _ int, r *task.Result) error {
 func TestBoxesAreOfTheFrame(t *testing.T) {
 	input := hal.TensorInfo{Type: hal.Uint8, Shape: []int{1, 8, 8, 3}}
 	e := &haltest.FakeEngine{Inputs: []hal.TensorInfo{input}}
-	f, err := vision.NewFiller(input, vision.Options{Letterbox: true})
+	f, err := vision.NewFiller(input, vision.Options{Fit: vision.Letterbox})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -753,4 +753,52 @@ func BenchmarkFrame(b *testing.B) {
 			}
 		})
 	}
+}
+
+// wanting is a filler that wants frames of a size.
+type wanting struct {
+	copier
+	width, height int
+}
+
+func (w *wanting) Want() hal.Want { return hal.Want{Width: w.width, Height: w.height} }
+
+// asked is a source that remembers what it was asked for.
+type asked struct {
+	hal.Source
+	sizes chan [2]int
+}
+
+func (a *asked) Next(ctx context.Context, f *hal.Frame) error {
+	a.sizes <- [2]int{f.Want.Width, f.Want.Height}
+	return a.Source.Next(ctx, f)
+}
+
+// TestWant: the source is told what the model in use needs, from the frame after
+// the swap on.
+func TestWant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := engine(time.Millisecond)
+		source := &asked{Source: &haltest.FakeSource{Every: 10 * time.Millisecond, IsLive: true}, sizes: make(chan [2]int, 1000)}
+		p := New(Config{Source: source, Publish: (&results{}).publish, Log: zerolog.Nop()})
+		ctx, cancel := context.WithCancel(t.Context())
+		wait := start(t, ctx, p)
+		for _, want := range [][2]int{{}, {336, 336}, {}, {960, 540}} {
+			m := open(t, e, "m")
+			if want != [2]int{} {
+				m.Filler = &wanting{width: want[0], height: want[1]}
+			}
+			swap(t, p, m)
+			time.Sleep(50 * time.Millisecond)
+			synctest.Wait()
+			for len(source.sizes) > 1 {
+				<-source.sizes
+			}
+			if got := <-source.sizes; got != want {
+				t.Errorf("the source was asked for %v, want %v", got, want)
+			}
+		}
+		cancel()
+		wait()
+	})
 }
