@@ -31,7 +31,7 @@ type badRelease struct {
 	spoil      func(t *testing.T, blob string) // what happens to its model at the controller
 	refused    string                          // the code with which covey refuses to push it; it is pushed around covey then
 	state      wire.ExecState                  // in the end
-	code       string                          // and the reason
+	code       string                          // and the reason; of several, any
 	quarantine bool
 }
 
@@ -88,9 +88,10 @@ var badReleases = []badRelease{
 			}
 		}, state: wire.Failed, code: "E_FETCH"},
 	{name: "unknown-op", make: from(ssd, operator("Nobody_Knows_What_This_Does")), state: wire.Rejected, code: "E_OP", quarantine: true},
-	{name: "edge-tpu", make: from(ssd, operator("edgetpu-custom-op")), state: wire.Rejected, code: "E_ACCEL"},
-	// Found by trying: with this byte TFLite 2.17.1 reads where nothing is.
-	{name: "crash", make: from(ssd, func(b []byte) []byte { b[4182356] = 127; return b }), state: wire.Rejected, code: "E_CRASH", quarantine: true},
+	// Found by trying: with this byte TFLite 2.17.1 reads where nothing is. With one
+	// thread XNNPACK dies of it, with two its outputs are not there, and the plain
+	// CPU sees nothing in any picture.
+	{name: "crash", make: from(ssd, func(b []byte) []byte { b[4182356] = 127; return b }), state: wire.Rejected, code: "E_CRASH E_TENSOR", quarantine: true},
 	{name: "golden", make: func(t *testing.T, dir string) {
 		from(mobilenet, func(b []byte) []byte { return b })(t, dir)
 		write(t, filepath.Join(dir, "zeros.bin"), make([]byte, 224*224*3))
@@ -106,6 +107,7 @@ func TestBadReleases(t *testing.T) {
 	c := newController(t)
 	e, heard := badBoard(t, c)
 	refusesEmpty(t, c)
+	refusesEdgeTPUAlone(t, c)
 	for _, b := range badReleases {
 		t.Run(b.name, func(t *testing.T) { b.try(t, c) })
 	}
@@ -182,7 +184,7 @@ func (b badRelease) try(t *testing.T, c *controller) {
 	wantEnd(t, r, b.state, b.code)
 	digest := ask[pushed](c, "release", "show", b.name+"@1.0.0").Digest
 	d := c.device("pi-1")
-	in := slices.ContainsFunc(d.Reported.Quarantine, func(q wire.Quarantined) bool { return q.Release == digest && q.Code == b.code && q.Attempt == 1 })
+	in := slices.ContainsFunc(d.Reported.Quarantine, func(q wire.Quarantined) bool { return q.Release == digest && isOne(q.Code, b.code) && q.Attempt == 1 })
 	if in != b.quarantine {
 		t.Errorf("quarantine is %+v: release %s in it %t, want %t", d.Reported.Quarantine, digest.Short(), in, b.quarantine)
 	}
@@ -191,15 +193,18 @@ func (b badRelease) try(t *testing.T, c *controller) {
 	}
 }
 
+// isOne says whether a code is one of those that are allowed.
+func isOne(code, allowed string) bool { return slices.Contains(strings.Fields(allowed), code) }
+
 func wantEnd(t *testing.T, r rollout, state wire.ExecState, code string) {
 	t.Helper()
 	x := r.Executions[0]
-	if x.State != state || x.Fault == nil || x.Fault.Code != code {
+	if x.State != state || x.Fault == nil || !isOne(x.Fault.Code, code) {
 		t.Errorf("ended %s, %+v, want %s, %s", x.State, x.Fault, state, code)
 		return
 	}
 	if strings.Contains(x.Fault.Text, "\n") || x.Fault.Text == "" {
-		t.Errorf("%s: %q is not one line", code, x.Fault.Text)
+		t.Errorf("%s: %q is not one line", x.Fault.Code, x.Fault.Text)
 	}
 	t.Logf("%s %s: %s", x.State, x.Fault.Code, x.Fault.Text)
 }
@@ -223,6 +228,14 @@ func refusesEmpty(t *testing.T, c *controller) {
 	if status/100 != 4 || !strings.Contains(body, "E_MODEL_EMPTY") {
 		t.Errorf("empty model over REST: %d %s, want E_MODEL_EMPTY", status, body)
 	}
+}
+
+// A model that is compiled for an Edge TPU needs the one it was compiled from.
+func refusesEdgeTPUAlone(t *testing.T, c *controller) {
+	dir := t.TempDir()
+	from(ssd, operator("edgetpu-custom-op"))(t, dir)
+	_, err := c.tryCovey("release", "push", dir)
+	wantRefusal(t, err, "E_MANIFEST")
 }
 
 // pushAround pushes over REST what covey would not.
@@ -323,7 +336,10 @@ func TestQuarantine(t *testing.T) {
 	proxy.Refuse(true)
 	proxy.Reset()
 	e.signalRunners(syscall.SIGSEGV)
-	e.await(`"code":"E_CRASH","fault":"runner tflite died by SIGSEGV in run","step":"move","state":"ROLLED_BACK"`, 20*time.Second)
+	e.await(`"state":"ROLLED_BACK"`, 20*time.Second)
+	if !e.said(`"state":"ROLLED_BACK"`, `"code":"E_CRASH","fault":"runner tflite died by SIGSEGV`) {
+		t.Error("taken back, and not because of the crash")
+	}
 
 	// The controller knows nothing of that: it asks for something else, and again.
 	c.covey("set", "pi-1", "cam=birds@1.0.0", "--yes")

@@ -98,7 +98,7 @@ func (d doom) live() error {
 	return agent.Run(context.Background(), agent.Config{
 		File: file, Device: id.ID, Version: "doomed", FS: &deadlyFS{doom: d}, Home: home, Log: log,
 		Engines: []hal.Engine{runner.New(runner.Config{Name: "tflite", Program: d.Runner, Stage: []string{d.Agent, "stage"}, Logger: log})},
-		Source: func(s agent.SourceFile) (hal.Source, error) {
+		Source: func(_ context.Context, s agent.SourceFile) (hal.Source, error) {
 			return folder.Open(folder.Config{Path: s.Path, Loop: s.Loop, Watch: s.Watch, FPS: s.FPS})
 		},
 		Fleet: &agent.FleetLink{
