@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/haltest"
 	"github.com/covey-edge/covey/hal/runner"
 )
 
@@ -23,6 +24,7 @@ func TestArm64(t *testing.T) {
 	t.Run("dockerfile", func(t *testing.T) { checkDockerfile(t, image) })
 	t.Run("files", func(t *testing.T) { checkFiles(t, image) })
 	t.Run("programs", func(t *testing.T) { checkPrograms(t, image) })
+	t.Run("onnx", func(t *testing.T) { checkONNX(t, image) })
 }
 
 // checkDockerfile holds Dockerfile.arm64 against scripts/arm64: it builds with that
@@ -103,7 +105,8 @@ func checkFiles(t *testing.T, image string) {
 		t.Logf("agent: %.1f MB", float64(info.Size())/1e6)
 	}
 
-	for _, file := range []string{runner, runtime, image + "/lib/libstdc++.so.6"} {
+	onnx, onnxruntime := image+"/opt/covey/covey-runner-onnx", image+"/opt/covey/lib/libonnxruntime.so"
+	for _, file := range []string{runner, runtime, onnx, onnxruntime, image + "/lib/libstdc++.so.6"} {
 		for _, lib := range needed(t, file) {
 			_, beside := os.Stat(image + "/opt/covey/lib/" + lib)
 			_, under := os.Stat(image + "/lib/" + lib)
@@ -123,7 +126,7 @@ func checkFiles(t *testing.T, image string) {
 	}
 }
 
-// checkPrograms starts both programs under emulation.
+// checkPrograms starts the agent and the TFLite runner under emulation.
 func checkPrograms(t *testing.T, image string) {
 	qemu, err := exec.LookPath("qemu-aarch64-static")
 	if err != nil {
@@ -160,6 +163,47 @@ func checkPrograms(t *testing.T, image string) {
 		t.Errorf("MobileNet gives %d scores on arm64 and %d here, up to %d of 256 apart", len(there), len(here), far)
 	}
 	t.Logf("MobileNet on arm64 differs by at most %d of 256", far)
+}
+
+// checkONNX runs a model of ONNX under emulation and here: what is made of exact
+// numbers is exactly the same.
+func checkONNX(t *testing.T, image string) {
+	qemu, err := exec.LookPath("qemu-aarch64-static")
+	if err != nil {
+		t.Skip("qemu-aarch64-static is not here (apt-get install qemu-user-static)")
+	}
+	emulated := runner.New(runner.Config{
+		Name: "onnx", Program: image + "/opt/covey/covey-runner-onnx",
+		Stage: []string{"/bin/sh", "-c", `exec "$QEMU" -L "$SYSROOT" "$2"`},
+		Env:   []string{"QEMU=" + qemu, "SYSROOT=" + image},
+	})
+	devices, diagnoses := emulated.Probe(t.Context())
+	if len(devices) != 1 || devices[0].Accelerator != hal.CPU || !strings.Contains(devices[0].Runtime, "onnxruntime 1.24") {
+		t.Fatalf("the runner's devices: %+v, %+v; want cpu of ONNX Runtime 1.24", devices, diagnoses)
+	}
+	path := filepath.Join(t.TempDir(), "gather.onnx")
+	if err := os.WriteFile(path, haltest.FailingONNX(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := emulated.Open(t.Context(), hal.Model{Name: "gather", Path: path}, hal.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for i := range s.Input(0, 0) {
+		s.Input(0, 0)[i] = byte(i)
+	}
+	s.Input(0, 1)[0] = 3
+	if _, err := s.Run(0); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.Output(0, 0).Data, []byte{12, 13, 14, 15, 0, 1, 2, 3}; !slices.Equal(got, want) {
+		t.Errorf("x[3], x[0] = %v, want %v", got, want)
+	}
+	s.Input(0, 1)[0] = 9
+	if _, err := s.Run(0); hal.CodeOf(err) != hal.CodeInvoke {
+		t.Errorf("x[9]: %v, want %s", err, hal.CodeInvoke)
+	}
 }
 
 // classify runs MobileNet on a fixed pattern and returns its scores.

@@ -72,6 +72,58 @@ func TestCodes(t *testing.T) {
 	}
 }
 
+// TestSourceKeys holds the owners' table of sources against the configuration: a row
+// for each type, and every key in it, or in the line about windows.
+func TestSourceKeys(t *testing.T) {
+	source, err := os.ReadFile("../agent/config_source.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../docs/owner.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := regexp.MustCompile(`(?m)^\t"(\w+)": +\{"([a-z_ ]+)", "[a-z ]*"\},$`).FindAllStringSubmatch(string(source), -1)
+	if len(types) < 13 {
+		t.Fatalf("found only %d types of sources", len(types))
+	}
+	windows := regexp.MustCompile(`(?m)^Windows: .*\n.*$`).FindString(string(page))
+	for _, typ := range types {
+		row := regexp.MustCompile("(?m)^\\| `" + typ[1] + "` \\|.*$").FindString(string(page))
+		if strings.Contains(row, "and windows") {
+			row += windows
+		}
+		for key := range strings.FieldsSeq(typ[2]) {
+			if !strings.Contains(row, "`"+key+"`") {
+				t.Errorf("docs/owner.md does not name %s of a source of type %s", key, typ[1])
+			}
+		}
+	}
+}
+
+// TestPipelineKeys holds the owners' page against the keys of a pipeline.
+func TestPipelineKeys(t *testing.T) {
+	source, err := os.ReadFile("../agent/config.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../docs/owner.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body, _ := strings.Cut(string(source), ") pipelineFields(")
+	body, _, _ = strings.Cut(body, "\n}\n")
+	keys := regexp.MustCompile(`(?m)^\t\t"(\w+)": `).FindAllStringSubmatch(body, -1)
+	if len(keys) < 10 {
+		t.Fatalf("found only %d keys", len(keys))
+	}
+	for _, k := range keys {
+		if k[1] != "source" && !strings.Contains(string(page), "`"+k[1]+"`") {
+			t.Errorf("docs/owner.md does not name %s of a pipeline", k[1])
+		}
+	}
+}
+
 // TestDocsCatch shows that the test sees a command, a flag and a link that are not.
 func TestDocsCatch(t *testing.T) {
 	text := "covey-agent check --config a.yaml # why\n./scripts/demo --keep \\\n  --more\nx=1 covey device list | head\n"
@@ -234,6 +286,7 @@ func checkConfig(t *testing.T, b block, bin string) {
 	for _, err := range []error{
 		os.WriteFile(path, []byte(b.text), 0o600),
 		os.Mkdir(dir+"/pictures", 0o700),
+		os.WriteFile(dir+"/camera.password", []byte("secret\n"), 0o600),
 		os.Symlink(os.Getenv("COVEY_MODELS")+"/label_image/mobilenet_quant_v1_224.tflite", dir+"/birds.tflite"),
 	} {
 		if err != nil {

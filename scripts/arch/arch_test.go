@@ -32,19 +32,24 @@ var arrows = []struct{ room, may string }{
 	{"fleet/wire", ""},
 
 	// The hardware layer: nothing in it knows of agents or fleets.
-	{"hal/haltest", ""},
+	{"hal/haltest/...", ""},
 	{"hal/modelfile", ""},
 	{"hal/vision", ""},
 	{"hal/task", "hal/modelfile hal/vision"},
 	{"hal/sketch", ""},
-	{"hal/source/...", "hal/vision"},
+	{"hal/signal", ""},
+	{"hal/ladder", "hal/modelfile"},
+	{"hal/jpeg", "hal/vision"},
+	{"hal/source/...", "hal/signal hal/vision"},
 	{"hal/runner/proto", ""},
-	{"hal/runner", "hal/runner/proto"},
+	{"hal/runner/sandbox", ""},
+	{"hal/runner", "hal/runner/proto hal/runner/sandbox"},
+	{"hal/answers", "hal/signal"},
 	{"hal/tflite", "hal/runner/proto"},
-	{"hal/onnx", "hal/runner/proto"},
+	{"hal/onnx", "hal/runner/proto hal/modelfile"},
 	{"hal/cmd/covey-runner-tflite", "hal/tflite hal/runner/proto"},
 	{"hal/cmd/covey-runner-onnx", "hal/onnx hal/runner/proto"},
-	{"hal/cmd/covey-runner-jpeg", "hal/runner/proto"},
+	{"hal/cmd/covey-runner-jpeg", "hal/jpeg hal/runner/proto"},
 
 	// What both ends share.
 	{"fleet/release", "hal/modelfile"},
@@ -61,6 +66,7 @@ var arrows = []struct{ room, may string }{
 	{"agent/internal/health", "hal/sketch"},
 	{"agent/internal/event", ""},
 	{"agent/internal/homeassistant", ""},
+	{"agent/internal/doctor", "firmware hal/modelfile"},
 	{"agent/internal/identity", "fleet/blob"},
 	{"agent/cmd/covey-agent", "agent agent/internal/... hal/... fleet/blob fleet/link/mqtt fleet/release firmware"},
 	{"agent", "agent/internal/... hal/... fleet/blob fleet/link/mqtt fleet/release firmware"},
@@ -86,7 +92,7 @@ var arrows = []struct{ room, may string }{
 
 	// The bench drives layers and programs from outside.
 	{"scripts/benchmark", "hal/..."},
-	{"scripts", "hal/runner"},
+	{"scripts", "hal/haltest hal/runner"},
 	{"scripts/...", ""},
 }
 
@@ -101,6 +107,7 @@ var tests = []struct{ room, may string }{
 // new one is a decision and gets a line. "…_test" means: its tests only.
 var deps = []struct{ module, rooms string }{
 	{"github.com/mattn/go-tflite", "hal/tflite"},
+	{"github.com/yalue/onnxruntime_go", "hal/onnx"},
 	{"github.com/eclipse/paho.mqtt.golang", "fleet/link/mqtt fleet/internal/..._test fleet/e2e_test scripts/benchmark"},
 	{"github.com/mochi-mqtt/server/v2", "fleet/internal/broker fleet/link/mqtt_test agent/internal/uplink_test"},
 	{"go.etcd.io/bbolt", "agent/internal/uplink fleet/internal/store"},
@@ -110,10 +117,12 @@ var deps = []struct{ module, rooms string }{
 	{"github.com/klauspost/compress", "agent/internal/uplink agent/internal/update fleet/internal/... fleet/wire_test"},
 	{"github.com/santhosh-tekuri/jsonschema/v6", "fleet/wire_test"},
 	{"go.yaml.in/yaml/v3", "agent fleet"},
-	{"github.com/rs/zerolog", "agent/... fleet fleet/internal/... fleet/link/... fleet/cmd/... fleet/sim fleet/e2e hal/runner hal/cmd/... scripts/benchmark"},
+	{"github.com/rs/zerolog", "agent/... fleet fleet/internal/... fleet/link/... fleet/cmd/... fleet/sim fleet/e2e hal/ladder hal/runner hal/answers_test hal/cmd/... scripts/benchmark"},
+	{"github.com/bluenviron/gortsplib/v5", "hal/source/exec_test"}, // an RTSP server to read from
+	{"github.com/pion/rtp", "hal/source/exec_test"},
 	{"golang.org/x/image", "hal/vision hal/source/... agent/... hal/task_test"},
 	{"golang.org/x/sync", "agent/... fleet/... hal/runner/... hal/source/..."},
-	{"golang.org/x/sys", "agent/... fleet/blob fleet/internal/... hal/runner/... hal/source/... hal/cmd/... scripts/benchmark"},
+	{"golang.org/x/sys", "agent/... fleet/blob fleet/internal/... hal/haltest/vminit hal/runner/... hal/source/... hal/cmd/... scripts/benchmark"},
 	{"golang.org/x/term", "agent/cmd/covey-agent fleet/cmd/..."},
 }
 

@@ -17,7 +17,7 @@ func (b *bench) invoke(ctx context.Context) ([]row, error) {
 	for _, m := range []struct {
 		name, path string
 		frames     int
-	}{{"MobileNet v1", b.mobilenet(), 60}, {"tiny model", b.tiny, 4000}} {
+	}{{"MobileNet v1", b.mobilenet(), 60}, {"tiny model", b.tiny(), 4000}} {
 		var ratio, ratioWoken, hop, wall []float64
 		for round := range b.rounds {
 			b.progress("invoke "+m.name, round)

@@ -19,9 +19,9 @@ import (
 type bench struct {
 	bin    string // folder of our programs
 	models string // folder of models, as scripts/setup makes it
-	tiny   string // a model of less than a millisecond
 	work   string // a folder for our files, removed at the end
 	bare   bare
+	onnx   onnxLoops
 	rounds int
 }
 
@@ -34,6 +34,7 @@ type part struct {
 var parts = []part{
 	{"size", (*bench).size},
 	{"invoke", (*bench).invoke},
+	{"onnx", (*bench).invokeONNX},
 	{"frames", (*bench).frames},
 	{"first", (*bench).first},
 	{"update", (*bench).update},
@@ -51,11 +52,13 @@ func main() {
 func run(ctx context.Context) error {
 	b := &bench{}
 	asJSON := flag.Bool("json", false, "print rows as JSON")
-	only := flag.String("only", "", "parts to run, by comma: size, invoke, frames, first, update")
+	only := flag.String("only", "", "parts to run, by comma: size, invoke, onnx, frames, first, update")
 	flag.StringVar(&b.bin, "bin", "bin", "folder of covey-agent and the others")
 	flag.StringVar(&b.models, "models", "", "folder of models")
-	flag.StringVar(&b.tiny, "tiny", "", "a model of less than a millisecond")
 	flag.StringVar(&b.bare.program, "bare", "", "the bare C program")
+	flag.StringVar(&b.onnx.program, "bare-onnx", "", "the bare C program for ONNX Runtime")
+	flag.StringVar(&b.onnx.library, "onnxruntime", "", "the libonnxruntime.so that both use")
+	flag.StringVar(&b.onnx.python, "python-onnx", "", "folder of Python's onnxruntime; \"\": not measured")
 	flag.IntVar(&b.bare.threads, "threads", 1, "threads of the engine, on both sides")
 	flag.IntVar(&b.rounds, "rounds", 7, "rounds of each part")
 	flag.Parse()
@@ -97,6 +100,9 @@ func run(ctx context.Context) error {
 }
 
 func (b *bench) mobilenet() string { return b.models + "/label_image/mobilenet_quant_v1_224.tflite" }
+
+// tiny is a model that runs in 30 µs.
+func (b *bench) tiny() string { return b.models + "/audio/hey_jarvis.tflite" }
 
 // progress says which round runs.
 func (b *bench) progress(part string, round int) {

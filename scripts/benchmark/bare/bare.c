@@ -2,11 +2,14 @@
 // with both quantised flags, one raw picture in memory, and nothing else.
 //
 //   bare MODEL THREADS FRAMES [PICTURE WIDTH HEIGHT]
+//   bare MODEL THREADS FRAMES PICTURE.jpg
 //   bare MODEL THREADS FRAMES woken
 //
 // PICTURE is raw YUV 4:2:0, planes Y, U, V, full range. It is scaled and converted
-// into the input tensor for every frame, as a camera's picture would be. Without
-// it the input is a fixed pattern of bytes, written once. "woken" lets another
+// into the input tensor for every frame, as a camera's picture would be. A JPEG
+// (4:2:0) is also decoded for every frame, by libturbojpeg into planes, which is the
+// least work that there is; one frame after the other, as a simple loop does. Without
+// a picture the input is a fixed pattern of bytes, written once. "woken" lets another
 // process wake the loop for each frame, through a socket: what a model pays for
 // living in a process of its own, whose caches are cold when its turn comes,
 // without any of our code. The first result is printed as soon as it is there,
@@ -14,6 +17,7 @@
 //
 //   first <best output element>
 //   {"invoke_p50_us":…,"invoke_p99_us":…,"fps":…,"rss_kb":…,"best":…}
+#include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,12 +143,55 @@ static void fill(uint8_t *out, int width, int height, const Picture *p) {
 	}
 }
 
+static Picture scaled(const uint8_t *y, const uint8_t *u, const uint8_t *v, int stride, int half, int pw, int ph, int width, int height) {
+	return (Picture){y, u, v, stride, half, taps(pw, width), taps(ph, height), taps((pw + 1) / 2, width), taps((ph + 1) / 2, height)};
+}
+
 static Picture picture_of(const char *path, int pw, int ph, int width, int height) {
 	int cw = (pw + 1) / 2, ch = (ph + 1) / 2;
 	size_t luma = (size_t)pw * ph, chroma = (size_t)cw * ch;
 	const uint8_t *bytes = read_picture(path, luma + 2 * chroma);
-	return (Picture){bytes, bytes + luma, bytes + luma + chroma, pw, cw,
-		taps(pw, width), taps(ph, height), taps(cw, width), taps(ch, height)};
+	return scaled(bytes, bytes + luma, bytes + luma + chroma, pw, cw, pw, ph, width, height);
+}
+
+// The part of TurboJPEG that is used, written down here for the same reason.
+typedef struct {
+	void *handle;
+	const uint8_t *file;
+	unsigned long size;
+	int width, height, strides[3];
+	uint8_t *planes[3];
+	int (*decode)(void *, const uint8_t *, unsigned long, uint8_t **, int, int *, int, int);
+} Jpeg;
+
+static void *symbol(void *lib, const char *name) {
+	void *p = dlsym(lib, name);
+	if (!p) die(name);
+	return p;
+}
+
+static Jpeg open_jpeg(const char *path) {
+	void *lib = dlopen("libturbojpeg.so.0", RTLD_NOW);
+	if (!lib) die("no libturbojpeg.so.0: sudo apt-get install libturbojpeg0");
+	void *(*init)(void) = symbol(lib, "tjInitDecompress");
+	int (*header)(void *, const uint8_t *, unsigned long, int *, int *, int *, int *) = symbol(lib, "tjDecompressHeader3");
+	Jpeg j = {.handle = init(), .decode = symbol(lib, "tjDecompressToYUVPlanes")};
+	FILE *f = fopen(path, "rb");
+	if (!f || fseek(f, 0, SEEK_END) != 0 || (long)(j.size = ftell(f)) <= 0) die("picture is missing");
+	fclose(f);
+	j.file = read_picture(path, j.size);
+	int sampling, colours;
+	if (header(j.handle, j.file, j.size, &j.width, &j.height, &sampling, &colours) != 0 || sampling != 2) die("not a JPEG of 4:2:0");
+	int w = (j.width + 1) & ~1, h = (j.height + 1) & ~1;
+	for (int i = 0; i < 3; i++) {
+		j.strides[i] = i ? w / 2 : w;
+		j.planes[i] = malloc((size_t)j.strides[i] * (i ? h / 2 : h));
+	}
+	return j;
+}
+
+static void decode(Jpeg *j) {
+	if (j->decode(j->handle, j->file, j->size, j->planes, j->width, j->strides, j->height, 0) != 0) die("broken JPEG");
 }
 
 static int best(const uint8_t *p, size_t n) {
@@ -187,9 +234,8 @@ static int waker(void) {
 }
 
 int main(int argc, char **argv) {
-	if (argc != 4 && argc != 7 && !(argc == 5 && strcmp(argv[4], "woken") == 0))
-		die("usage: bare MODEL THREADS FRAMES [PICTURE WIDTH HEIGHT | woken]");
-	int wake = argc == 5 ? waker() : -1;
+	if (argc != 4 && argc != 5 && argc != 7) die("usage: bare MODEL THREADS FRAMES [PICTURE WIDTH HEIGHT | PICTURE.jpg | woken]");
+	int wake = argc == 5 && strcmp(argv[4], "woken") == 0 ? waker() : -1;
 	int threads = atoi(argv[2]), frames = atoi(argv[3]);
 	if (threads < 1 || frames < 1) die("THREADS and FRAMES must be at least 1");
 	TfLiteInterpreter *it = open_model(argv[1], threads);
@@ -199,13 +245,19 @@ int main(int argc, char **argv) {
 	size_t size = TfLiteTensorByteSize(input);
 
 	Picture picture = {0};
+	Jpeg jpeg = {0};
 	int height = 0, width = 0;
+	if (argc > 4 && wake < 0) {
+		height = TfLiteTensorDim(input, 1), width = TfLiteTensorDim(input, 2);
+		if ((size_t)height * width * 3 != size) die("the model does not take an RGB picture of bytes");
+	}
 	if (argc == 7) {
 		int pw = atoi(argv[5]), ph = atoi(argv[6]);
 		if (pw < 2 || ph < 2) die("WIDTH and HEIGHT must be at least 2");
-		height = TfLiteTensorDim(input, 1), width = TfLiteTensorDim(input, 2);
-		if ((size_t)height * width * 3 != size) die("the model does not take an RGB picture of bytes");
 		picture = picture_of(argv[4], pw, ph, width, height);
+	} else if (argc == 5 && wake < 0) {
+		jpeg = open_jpeg(argv[4]);
+		picture = scaled(jpeg.planes[0], jpeg.planes[1], jpeg.planes[2], jpeg.strides[0], jpeg.strides[1], jpeg.width, jpeg.height, width, height);
 	} else {
 		for (size_t i = 0; i < size; i++) in[i] = (uint8_t)(i * 31);
 	}
@@ -215,6 +267,7 @@ int main(int argc, char **argv) {
 	// The first frame is not counted: it pays for what is made once.
 	for (int i = -1; i < frames; i++) {
 		if (i == 0) began = now_ns();
+		if (jpeg.file) decode(&jpeg);
 		if (picture.y) fill(in, width, height, &picture);
 		char c = 0;
 		if (wake >= 0 && (write(wake, &c, 1) != 1 || read(wake, &c, 1) != 1)) die("waker is gone");
