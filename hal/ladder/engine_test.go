@@ -554,7 +554,9 @@ func TestDeathOnTheCPUCondemns(t *testing.T) {
 		"xnnpack fails":         {hal.XNNPACK, func() error { return &hal.Error{Code: hal.CodeInvoke, Text: "no"} }, 1, ""},
 		"cpu crashes":           {hal.CPU, haltest.Crash, 1, hal.CodeCrash},
 		"cpu crashes later":     {hal.CPU, haltest.Crash, 9, hal.CodeCrash}, // while others are held against it
+		"xnnpack is slow later": {hal.XNNPACK, haltest.Hang, 7, ""}, // it has given all its answers
 		"cpu hangs":             {hal.CPU, haltest.Hang, 1, hal.CodeTimeout},
+		"cpu is slow later":     {hal.CPU, haltest.Hang, 9, ""},
 		"driver crashes":        {hal.EdgeTPU, haltest.Crash, 3, ""},
 		"driver hangs":          {hal.EdgeTPU, haltest.Hang, 1, ""},
 		"driver eats":           {hal.EdgeTPU, hungry, 1, ""},

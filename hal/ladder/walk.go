@@ -155,11 +155,15 @@ func needsAccelerator(err error) bool {
 func (w *walk) lose(c Choice, reason string) { w.lost = append(w.lost, c.lost(reason)) }
 
 // broke takes a candidate out, and those that are like it, and in a gated walk
-// condemns a model that broke it on the CPU.
-func (w *walk) broke(c Choice, err error) {
+// condemns a model that broke it on the CPU. One that is proven, because all its
+// answers were right, may be too slow afterwards: then the board was busy.
+func (w *walk) broke(c Choice, err error, proven bool) {
 	w.failed = append(w.failed, c)
 	w.lose(c, err.Error())
-	if w.gated && onCPU(c.Accelerator) && (deadly(err) || hal.CodeOf(err) == hal.CodeTensor) {
+	if !w.gated || !onCPU(c.Accelerator) || proven && hal.CodeOf(err) == hal.CodeTimeout {
+		return
+	}
+	if deadly(err) || hal.CodeOf(err) == hal.CodeTensor {
 		w.condemned = fmt.Errorf("on %v: %w", c, err)
 	}
 }
@@ -257,7 +261,7 @@ func (w *walk) try(ctx context.Context, c Choice) error {
 		w.patient = false
 	}
 	if err != nil {
-		w.broke(c, err)
+		w.broke(c, err, false)
 		return err
 	}
 	t := &trial{choice: c, session: s, rel: 1, allowed: true}
@@ -274,7 +278,7 @@ func (w *walk) try(ctx context.Context, c Choice) error {
 		err = w.race(ctx, t)
 	}
 	if err != nil {
-		w.broke(c, err)
+		w.broke(c, err, true)
 		return errors.Join(err, s.Close())
 	}
 	w.agreed = append(w.agreed, *t)
@@ -442,7 +446,7 @@ func (w *walk) dethrone(ctx context.Context, err error, t *trial) error {
 		return ctx.Err()
 	}
 	old := w.best.choice
-	w.broke(old, err)
+	w.broke(old, err, true)
 	w.agreed = slices.DeleteFunc(w.agreed, func(t trial) bool { return t.choice.same(old) })
 	t.rel = w.best.rel
 	w.free()
