@@ -201,7 +201,8 @@ func TestRunnerDies(t *testing.T) {
 	const frames = 200
 	house := linktest.Mosquitto(t)
 	heard := listen(t, house, "-t", wire.Home{Root: "covey", ID: "pi-1"}.Result("cam"))
-	e := newEdge(t, nil, "pi-1", "home: {broker: mqtt://"+house+"}", camera(t, frames, "fps: 40")+"    deadline: 1s")
+	// A named accelerator needs no measuring, in runners of its own.
+	e := newEdge(t, nil, "pi-1", "home: {broker: mqtt://"+house+"}", camera(t, frames, "fps: 40")+"    deadline: 1s\n    accelerator: xnnpack")
 	e.start()
 	l := newLedger()
 	seen := map[uint64]bool{}
