@@ -106,7 +106,8 @@ var tests = []struct{ room, may string }{
 // deps is every dependency from outside and the packages that may import it; a
 // new one is a decision and gets a line. "…_test" means: its tests only.
 var deps = []struct{ module, rooms string }{
-	{"github.com/mattn/go-tflite", "hal/tflite"},
+	{"github.com/mattn/go-tflite", "hal/tflite scripts/benchmark/bare/sample"},
+	{"github.com/nfnt/resize", "scripts/benchmark/bare/sample"}, // a module of its own
 	{"github.com/yalue/onnxruntime_go", "hal/onnx"},
 	{"github.com/eclipse/paho.mqtt.golang", "fleet/link/mqtt fleet/internal/..._test fleet/e2e_test scripts/benchmark"},
 	{"github.com/mochi-mqtt/server/v2", "fleet/internal/broker fleet/link/mqtt_test agent/internal/uplink_test"},
@@ -120,7 +121,7 @@ var deps = []struct{ module, rooms string }{
 	{"github.com/rs/zerolog", "agent/... fleet fleet/internal/... fleet/link/... fleet/cmd/... fleet/sim fleet/e2e hal/ladder hal/runner hal/answers_test hal/cmd/... scripts/benchmark"},
 	{"github.com/bluenviron/gortsplib/v5", "hal/source/exec_test"}, // an RTSP server to read from
 	{"github.com/pion/rtp", "hal/source/exec_test"},
-	{"golang.org/x/image", "hal/vision hal/source/... agent/... hal/task_test"},
+	{"golang.org/x/image", "hal/vision hal/source/... agent/... hal/task_test scripts/benchmark"},
 	{"golang.org/x/sync", "agent/... fleet/... hal/runner/... hal/source/..."},
 	{"golang.org/x/sys", "agent/... fleet/blob fleet/internal/... hal/haltest/vminit hal/runner/... hal/source/... hal/cmd/... scripts/benchmark"},
 	{"golang.org/x/term", "agent/cmd/covey-agent fleet/cmd/..."},

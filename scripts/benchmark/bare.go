@@ -31,7 +31,10 @@ func picture(path string, width, height int) feed {
 	return feed{path, strconv.Itoa(width), strconv.Itoa(height)}
 }
 
-// bareResult is what one run of the C program showed.
+// photograph is a JPEG that is decoded and scaled for each frame.
+func photograph(path string) feed { return feed{path} }
+
+// bareResult is what one run of a loop showed; others than the C program print less.
 type bareResult struct {
 	First    time.Duration `json:"-"` // from exec to the first result
 	P50      float64       `json:"invoke_p50_us"`
@@ -46,8 +49,13 @@ type bareResult struct {
 // taskset.
 func (b bare) run(ctx context.Context, model string, frames int, f feed, prefix ...string) (bareResult, error) {
 	words := append(slices.Clone(prefix), b.program, model, strconv.Itoa(b.threads), strconv.Itoa(frames))
-	words = append(words, f...)
-	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	return loop(exec.CommandContext(ctx, words[0], append(words[1:], f...)...))
+}
+
+// loop runs a loop to its end, ours in C or a peer's, and reads what it prints.
+func loop(cmd *exec.Cmd) (bareResult, error) {
+	var said strings.Builder
+	cmd.Stderr = &said
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return bareResult{}, err
@@ -69,7 +77,7 @@ func (b bare) run(ctx context.Context, model string, frames int, f feed, prefix 
 		r.Complete = true
 	}
 	if err := cmd.Wait(); err != nil || !r.Complete || r.First == 0 {
-		return r, fmt.Errorf("bare loop on %s: no result: %v", model, err)
+		return r, fmt.Errorf("%s: no result: %v: %s", strings.Join(cmd.Args, " "), err, said.String())
 	}
 	return r, nil
 }

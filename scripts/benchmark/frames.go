@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/covey-edge/covey/hal"
@@ -50,7 +49,7 @@ func (b *bench) frames(ctx context.Context) ([]row, error) {
 			if err != nil {
 				return nil, err
 			}
-			a, err := b.agentFrames(ctx, broker, m.prefix)
+			a, err := b.agentFrames(ctx, broker, agentSetup{pipeline: b.synthetic(), prefix: m.prefix})
 			if err != nil {
 				return nil, err
 			}
@@ -102,13 +101,29 @@ type agentRun struct {
 	best     int     // class of the first frame
 }
 
+// An agentSetup is how the agent runs for a round.
+type agentSetup struct {
+	pipeline string   // keys of the configuration besides the model, within {}
+	data     string   // folder of its state; "": an empty one
+	settle   bool     // count from when it knows what the model runs best on
+	prefix   []string // of its command, such as taskset
+}
+
+// synthetic is a pipeline that draws its pictures, as many as a round has frames.
+func (b *bench) synthetic() string {
+	return fmt.Sprintf("threads: %d, source: {type: synthetic, width: %d, height: %d, count: %d}", b.bare.threads, width, height, warm+counted)
+}
+
 // agentFrames runs the agent until it has published all frames of a round.
-func (b *bench) agentFrames(ctx context.Context, broker *mosquitto, prefix []string) (agentRun, error) {
+func (b *bench) agentFrames(ctx context.Context, broker *mosquitto, setup agentSetup) (agentRun, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	folder, err := os.MkdirTemp(b.work, "agent-")
-	if err != nil {
-		return agentRun{}, err
+	folder := setup.data
+	if folder == "" {
+		var err error
+		if folder, err = os.MkdirTemp(b.work, "agent-"); err != nil {
+			return agentRun{}, err
+		}
 	}
 	results, unsubscribe, err := broker.results("covey/home/bench/p/result", warm+counted)
 	if err != nil {
@@ -116,23 +131,28 @@ func (b *bench) agentFrames(ctx context.Context, broker *mosquitto, prefix []str
 	}
 	defer unsubscribe()
 	config := "device: bench\ndata: " + folder + "\nfleet: {enabled: false}\nhome: {broker: \"mqtt://" + broker.address + "\"}\n" +
-		"pipelines:\n  p:\n    model: " + b.mobilenet() + "\n    labels: " + b.labels() + "\n    threads: " + strconv.Itoa(b.bare.threads) +
-		"\n    threshold: 0.001\n    source: {type: synthetic, width: " + strconv.Itoa(width) + ", height: " + strconv.Itoa(height) + ", count: " + strconv.Itoa(warm+counted) + "}\n"
+		"pipelines: {p: {model: " + b.mobilenet() + ", labels: " + b.labels() + ", threshold: 0.001, " + setup.pipeline + "}}\n"
 	path := folder + "/agent.yaml"
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return agentRun{}, err
 	}
-	agent, err := startProgram(ctx, append(prefix[:len(prefix):len(prefix)], b.bin+"/covey-agent", "run", "--config", path)...)
+	agent, err := startProgram(ctx, append(setup.prefix[:len(setup.prefix):len(setup.prefix)], b.bin+"/covey-agent", "run", "--config", path)...)
 	if err != nil {
 		return agentRun{}, err
 	}
 	defer agent.stop()
 
+	settled := !setup.settle
 	var first, from, to result
 	var rss float64
-	for i := range warm + counted {
+	for i := 0; i < warm+counted; {
 		select {
 		case r := <-results:
+			if !settled {
+				_, err := os.Stat(folder + "/accelerators.json")
+				settled = err == nil
+				continue
+			}
 			switch i {
 			case 0:
 				first = r
@@ -142,6 +162,7 @@ func (b *bench) agentFrames(ctx context.Context, broker *mosquitto, prefix []str
 				to = r
 				rss = agent.rss()
 			}
+			i++
 		case <-agent.ended:
 			if i == 0 || len(results) == 0 {
 				return agentRun{}, fmt.Errorf("the agent ended after %d of %d results: %s", i, warm+counted, agent.said())

@@ -22,6 +22,7 @@ type bench struct {
 	work   string // a folder for our files, removed at the end
 	bare   bare
 	onnx   onnxLoops
+	peers  peers
 	rounds int
 }
 
@@ -35,7 +36,9 @@ var parts = []part{
 	{"size", (*bench).size},
 	{"invoke", (*bench).invoke},
 	{"onnx", (*bench).invokeONNX},
+	{"auto", (*bench).auto},
 	{"frames", (*bench).frames},
+	{"camera", (*bench).camera},
 	{"first", (*bench).first},
 	{"update", (*bench).update},
 }
@@ -52,13 +55,15 @@ func main() {
 func run(ctx context.Context) error {
 	b := &bench{}
 	asJSON := flag.Bool("json", false, "print rows as JSON")
-	only := flag.String("only", "", "parts to run, by comma: size, invoke, onnx, frames, first, update")
+	only := flag.String("only", "", "parts to run, by comma: size, invoke, onnx, auto, frames, camera, first, update")
 	flag.StringVar(&b.bin, "bin", "bin", "folder of covey-agent and the others")
 	flag.StringVar(&b.models, "models", "", "folder of models")
 	flag.StringVar(&b.bare.program, "bare", "", "the bare C program")
 	flag.StringVar(&b.onnx.program, "bare-onnx", "", "the bare C program for ONNX Runtime")
 	flag.StringVar(&b.onnx.library, "onnxruntime", "", "the libonnxruntime.so that both use")
 	flag.StringVar(&b.onnx.python, "python-onnx", "", "folder of Python's onnxruntime; \"\": not measured")
+	flag.StringVar(&b.peers.sample, "sample", "", "go-tflite's own loop; \"\": not measured")
+	flag.StringVar(&b.peers.python, "python-tflite", "", "folder of Python's ai-edge-litert; \"\": not measured")
 	flag.IntVar(&b.bare.threads, "threads", 1, "threads of the engine, on both sides")
 	flag.IntVar(&b.rounds, "rounds", 7, "rounds of each part")
 	flag.Parse()
