@@ -93,6 +93,7 @@ func newMortal(t *testing.T) *mortal {
 		"pipelines:",
 		"  cam:",
 		"    source: {type: folder, path: "+pictures(t, 2, peacock)+", loop: true, fps: 40}",
+		"    accelerator: xnnpack", // measuring each of so many releases would take minutes
 	)
 	m.join()
 	m.heard = listen(t, house, "-t", wire.Home{Root: "covey", ID: "pi-1"}.Result("cam"), "-i", "collector", "-c")
