@@ -39,6 +39,7 @@ type bareResult struct {
 	First    time.Duration `json:"-"` // from exec to the first result
 	P50      float64       `json:"invoke_p50_us"`
 	P99      float64       `json:"invoke_p99_us"`
+	Wake     float64       `json:"wake_p50_us"` // of the process that wakes the loop, there and back
 	FPS      float64       `json:"fps"`
 	RSS      int64         `json:"rss_kb"`
 	Best     int           `json:"best"`
