@@ -15,7 +15,9 @@ import (
 )
 
 // prepareTimeout is the longest an Installer may take to open and test a release.
-const prepareTimeout = 5 * time.Minute
+// A driver may compile the model for 20 minutes (TensorRT), in two ways; all else
+// has limits of its own, which are shorter.
+const prepareTimeout = 45 * time.Minute
 
 func stepID(device wire.DeviceID, execution string, n int) string {
 	return fmt.Sprintf("%s/%s/%d", device, execution, n)
@@ -238,15 +240,15 @@ func (j *journey) prepare(ctx context.Context, slot *slots.Slot, trial bool) (Wa
 	timed, cancel := context.WithTimeoutCause(ctx, prepareTimeout, late)
 	defer cancel()
 	w, err := j.l.c.Installer.Prepare(timed, j.name, f)
-	if err != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && timed.Err() != nil {
-		err = late
-	}
 	var stopped *Stopped
 	switch {
 	case errors.As(err, &stopped):
 		j.stops(stopped.Since)
 	case err == nil && !w.Since().IsZero():
 		j.stops(w.Since())
+	}
+	if err != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && timed.Err() != nil {
+		err = late
 	}
 	return w, err
 }

@@ -90,6 +90,7 @@ func TestBadReleases(t *testing.T) {
 		"too much memory": {"open:E_MEMORY x", nil, nil, wire.Rejected, hal.CodeMemory, true},
 		"no accelerator":  {"open:E_ACCEL x", nil, nil, wire.Rejected, hal.CodeAccel, false},
 		"hang at load":    {"hangs x", nil, nil, wire.Rejected, hal.CodeTimeout, true},
+		"hang, cold swap": {"large x", nil, nil, wire.Rejected, hal.CodeTimeout, true},
 		"golden":          {"golden x", nil, nil, wire.Rejected, hal.CodeGolden, true},
 		"no runner":       {"flaky x", nil, nil, wire.Failed, hal.CodeUnknown, false},
 		"gpu": {"good x", func(m *release.Manifest) { m.Variants[0].Accelerator = "gpu" }, nil,

@@ -15,6 +15,7 @@ const (
 	maxTries   = 8 // of a download; with the backoff some four minutes
 	maxHash    = 3 // downloads that end with the wrong hash
 	maxTest    = 3 // self-tests that fail for reasons of ours, not the model's
+	maxSlow    = 2 // self-tests that take too long: the board may be busy, once
 	maxRestore = 3 // of opening what ran before
 	maxStreak  = 3 // failed runs one after the other in probation
 	maxAge     = 24 * time.Hour
@@ -260,7 +261,7 @@ func selfTesting(p slots.Pipeline, o Observed) Step {
 		return Step{Do: Move, To: wire.Switching}
 	case o.Err == nil:
 		return Step{Do: Trial}
-	case blames(code) || code == hal.CodeAccel:
+	case o.blamed() || code == hal.CodeAccel:
 		return Step{Do: Move, To: wire.Rejected, Fault: FaultOf(o.Err), Quarantine: blames(code)}
 	case o.Tries >= maxTest:
 		return Step{Do: Move, To: wire.Failed, Fault: FaultOf(o.Err)}
@@ -270,12 +271,18 @@ func selfTesting(p slots.Pipeline, o Observed) Step {
 	return Step{Do: Trial}
 }
 
+// blamed says that what the self-test failed with is the model's.
+func (o Observed) blamed() bool {
+	code := hal.CodeOf(o.Err)
+	return blames(code) && (code != hal.CodeTimeout || o.Tries >= maxSlow)
+}
+
 // switching opens the candidate again when a restart lost it.
 func switching(p slots.Pipeline, o Observed) Step {
 	switch {
 	case o.Running == p.Candidate.Release && !o.Warm:
 		return Step{Do: Move, To: wire.Probation}
-	case o.Err != nil && (blames(hal.CodeOf(o.Err)) || o.Tries >= maxTest):
+	case o.Err != nil && (o.blamed() || o.Tries >= maxTest):
 		return leave(p, o, wire.RolledBack, FaultOf(o.Err), blames(hal.CodeOf(o.Err)))
 	case o.Err != nil && o.Wait > 0:
 		return Step{Do: Wait, Wait: o.Wait}
