@@ -25,6 +25,8 @@ type board struct {
 	open    int // sessions, now
 	most    int // sessions, ever at one time
 	room    int // for sessions; 0: for all
+
+	refuse func(c Choice, times int) error // at the so manieth open of it; nil: nothing
 }
 
 // A way is how a fake accelerator does.
@@ -60,6 +62,17 @@ func (b *board) Open(ctx context.Context, m hal.Model, o hal.Options) (hal.Sessi
 	}
 	if w.open != nil {
 		return nil, w.open
+	}
+	if b.refuse != nil {
+		c, times := Choice{Accelerator: o.Accelerator, Threads: o.Threads}, 0
+		for _, before := range b.opened {
+			if before == c.String() {
+				times++
+			}
+		}
+		if err := b.refuse(c, times); err != nil {
+			return nil, err
+		}
 	}
 	in := []hal.TensorInfo{{Name: "in", Type: hal.Uint8, Shape: []int{1, 16}, Quant: hal.Quant{Scale: []float32{0.1}, ZeroPoint: []int32{0}}}}
 	out := []hal.TensorInfo{{Name: "out", Type: hal.Uint8, Shape: []int{1, 16}, Quant: in[0].Quant}}

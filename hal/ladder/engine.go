@@ -125,7 +125,7 @@ func (e *Engine) Open(ctx context.Context, m hal.Model, o hal.Options) (hal.Sess
 		}
 		e.config.Log.Warn().Err(err).Str("model", m.Name).Stringer("choice", known.choices[0]).
 			Msg("what was best does not open any more: the model is measured again")
-		e.config.Memory.forget(e.Name(), m.SHA256, asked(e.order(o), o))
+		e.config.Memory.forget(e.Name(), m.SHA256, e.asked(o))
 	}
 	s, _, err := e.measure(ctx, m, o, true)
 	return s, err
@@ -198,10 +198,10 @@ func (e *Engine) cores() int {
 	return runtime.NumCPU()
 }
 
-// asked is what the caller wants of a choice.
-func asked(order []hal.Accelerator, o hal.Options) string {
+// asked is what the caller and the configuration want of a choice.
+func (e *Engine) asked(o hal.Options) string {
 	var names []string
-	for _, a := range order {
+	for _, a := range e.order(o) {
 		names = append(names, string(a))
 	}
 	s := fmt.Sprintf("%s; threads %d; device %q", strings.Join(names, " "), o.Threads, o.Device)
@@ -210,6 +210,9 @@ func asked(order []hal.Accelerator, o hal.Options) string {
 	}
 	if len(o.Shapes) > 0 {
 		s += fmt.Sprint("; shapes ", o.Shapes) // in the order of their names
+	}
+	if len(e.config.Settings) > 0 {
+		s += fmt.Sprint("; settings ", e.config.Settings)
 	}
 	if len(s) > maxText {
 		sum := sha256.Sum256([]byte(s))
@@ -222,7 +225,7 @@ func asked(order []hal.Accelerator, o hal.Options) string {
 func (e *Engine) model(m hal.Model, o hal.Options) *model {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	want := asked(e.order(o), o)
+	want := e.asked(o)
 	key := m.SHA256 + " " + want
 	if known := e.models[key]; known != nil {
 		return known
@@ -251,7 +254,7 @@ func (e *Engine) holds(ctx context.Context, m hal.Model, o hal.Options, known *m
 		return false
 	}
 	if !known.current {
-		r, ok := e.config.Memory.find(e.Name(), m.SHA256, asked(e.order(o), o))
+		r, ok := e.config.Memory.find(e.Name(), m.SHA256, e.asked(o))
 		known.current = ok && equal(r.Devices, devices)
 	}
 	return known.current
@@ -344,7 +347,7 @@ func (e *Engine) measure(ctx context.Context, m hal.Model, o hal.Options, gated 
 	known.rung(f.choices[0].Accelerator).back(time.Now())
 	e.mu.Unlock()
 	e.config.Memory.put(Record{
-		Model: m.SHA256, Name: clip(m.Name), Engine: e.Name(), Asked: asked(e.order(o), o), Board: e.config.Board, CPU: e.config.CPU,
+		Model: m.SHA256, Name: clip(m.Name), Engine: e.Name(), Asked: e.asked(o), Board: e.config.Board, CPU: e.config.CPU,
 		Devices: devices, Choices: f.choices, Lost: f.lost, Reference: f.reference, At: time.Now().UTC().Truncate(time.Second),
 	})
 	return &session{Session: f.session, e: e, m: m, o: o, choice: f.choices[0], known: known, ladder: f.choices}, f, nil

@@ -148,6 +148,9 @@ func TestRemembered(t *testing.T) {
 			"cpu":     {func(_ *board, c *Config, _ *hal.Options) { c.CPU = "A76" }, "model", true},
 			"order":   {func(_ *board, _ *Config, o *hal.Options) { o.Order = []hal.Accelerator{hal.CPU} }, "model", true},
 			"threads": {func(_ *board, _ *Config, o *hal.Options) { o.Threads = 1 }, "model", true},
+			"settings": {func(_ *board, c *Config, _ *hal.Options) {
+				c.Settings = map[hal.Accelerator][]map[string]string{hal.XNNPACK: {{"flags": "qs8"}}}
+			}, "model", true},
 			"does not open": {func(b *board, _ *Config, _ *hal.Options) {
 				b.way[hal.XNNPACK].open = &hal.Error{Code: hal.CodeAccel, Text: "gone"}
 			}, "model", true},
@@ -554,7 +557,7 @@ func TestDeathOnTheCPUCondemns(t *testing.T) {
 		"xnnpack fails":         {hal.XNNPACK, func() error { return &hal.Error{Code: hal.CodeInvoke, Text: "no"} }, 1, ""},
 		"cpu crashes":           {hal.CPU, haltest.Crash, 1, hal.CodeCrash},
 		"cpu crashes later":     {hal.CPU, haltest.Crash, 9, hal.CodeCrash}, // while others are held against it
-		"xnnpack is slow later": {hal.XNNPACK, haltest.Hang, 7, ""}, // it has given all its answers
+		"xnnpack is slow later": {hal.XNNPACK, haltest.Hang, 7, ""},         // it has given all its answers
 		"cpu hangs":             {hal.CPU, haltest.Hang, 1, hal.CodeTimeout},
 		"cpu is slow later":     {hal.CPU, haltest.Hang, 9, ""},
 		"driver crashes":        {hal.EdgeTPU, haltest.Crash, 3, ""},
@@ -599,6 +602,65 @@ func TestDeathOnTheCPUCondemns(t *testing.T) {
 		}
 		defer better.Close()
 		wantChoice(t, better, hal.CPU, 2)
+	})
+}
+
+// Who would condemn a model waits for it as long as a run may take, and so does what
+// runs it then; a driver's hang costs less.
+func TestDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, engine(newBoard(), nil), modelFile(t, "model"), hal.Options{})
+		wantChoice(t, s, hal.XNNPACK, 2)
+		if d := s.Info().Deadline; d != lastDeadline {
+			t.Errorf("a release's runs on the CPU may take %v, want %v", d, lastDeadline)
+		}
+		b := newBoard().plug(hal.EdgeTPU, &way{latency: fixed(time.Millisecond)})
+		s = open(t, engine(b, nil), modelFile(t, "model"), hal.Options{})
+		if d := s.Info().Deadline; d != leastDeadline {
+			t.Errorf("a driver's runs may take %v, want %v", d, leastDeadline)
+		}
+		s = open(t, engine(newBoard(), nil), modelFile(t, "model"), hal.Options{Deadline: time.Second})
+		if d := s.Info().Deadline; d != time.Second {
+			t.Errorf("runs may take %v, want the second that was asked for", d)
+		}
+	})
+}
+
+// A winner that does not open again gives way to the next, and nobody is refused for
+// what a driver died of.
+func TestWinnerIsGone(t *testing.T) {
+	for _, code := range []hal.Code{hal.CodeAccel, hal.CodeTimeout} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBoard().plug(hal.EdgeTPU, &way{latency: fixed(time.Millisecond), run: func(int) error { return haltest.Crash() }})
+			b.way[hal.XNNPACK].latency = fixed(8 * time.Millisecond) // so that one thread wins, which is closed by then
+			b.refuse = func(c Choice, times int) error {
+				if c.Accelerator == hal.XNNPACK && c.Threads == 1 && times > 1 {
+					return &hal.Error{Code: code, Text: "gone"}
+				}
+				return nil
+			}
+			s := open(t, engine(b, nil), modelFile(t, "model"), hal.Options{})
+			wantChoice(t, s, hal.XNNPACK, 2)
+			if b.sessions() != 1 {
+				t.Errorf("%d sessions are open", b.sessions())
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // no room is what the caller can do something about
+		b := newBoard().plug(hal.EdgeTPU, &way{latency: fixed(time.Millisecond), run: func(int) error { return haltest.Crash() }})
+		b.way[hal.XNNPACK].latency = fixed(8 * time.Millisecond)
+		b.refuse = func(c Choice, times int) error {
+			if c.Accelerator == hal.XNNPACK && c.Threads == 1 && times > 1 {
+				return &hal.Error{Code: hal.CodeAdmission, Text: "no room"}
+			}
+			return nil
+		}
+		if _, err := engine(b, nil).Open(t.Context(), modelFile(t, "model"), hal.Options{}); hal.CodeOf(err) != hal.CodeAdmission {
+			t.Errorf("%v, want %s", err, hal.CodeAdmission)
+		}
+		if b.sessions() != 0 {
+			t.Errorf("%d sessions are left", b.sessions())
+		}
 	})
 }
 

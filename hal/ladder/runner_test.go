@@ -136,7 +136,7 @@ func TestRealFallback(t *testing.T) {
 			t.Parallel()
 			settings := map[string]string{"mode": mode, "after": "3"}
 			remembered, err := json.Marshal(map[string]any{"format": ladder.Format, "models": []ladder.Record{{
-				Model: fmt.Sprintf("%x", sha256.Sum256(b)), Name: "m", Engine: "tflite", Asked: fmt.Sprintf(`%s cpu; threads 1; device ""`, external),
+				Model: fmt.Sprintf("%x", sha256.Sum256(b)), Name: "m", Engine: "tflite", Asked: fmt.Sprintf(`%[1]s cpu; threads 1; device ""; settings map[%[1]s:[%[2]v]]`, external, settings),
 				Choices:   []ladder.Choice{{Accelerator: external, Threads: 1, Settings: settings}, {Accelerator: hal.CPU, Threads: 1}},
 				Reference: time.Millisecond,
 			}}})

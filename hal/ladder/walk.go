@@ -76,7 +76,6 @@ type walk struct {
 	lost   []hal.Attempt
 	failed []Choice // settings that broke
 
-	patient   bool  // the next candidate gets the longest deadline
 	alone     bool  // there is no room for two at a time: each is timed by itself
 	condemned error // why the model is refused, whatever else could run it
 }
@@ -128,17 +127,14 @@ func (e *Engine) walk(ctx context.Context, m hal.Model, o hal.Options, devices [
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	f, err := w.finish(ctx)
-	if err == nil {
-		return f, nil
+	if len(w.ranking()) == 0 {
+		return nil, cmp.Or(lastErr, cpuErr, noneRuns(w.lost)) // its own words are better
 	}
-	if lastErr == nil {
-		lastErr = cpuErr
-	}
-	if lastErr != nil {
-		err = lastErr // its own words are better
-	}
-	return nil, err
+	return w.finish(ctx)
+}
+
+func noneRuns(lost []hal.Attempt) error {
+	return &hal.Error{Code: hal.CodeAccel, Text: "no accelerator of this board can run the model: " + reasons(lost)}
 }
 
 // needsAccelerator says whether what the plain CPU failed with leaves hope for
@@ -255,11 +251,6 @@ func (w *walk) try(ctx context.Context, c Choice) error {
 		w.free()
 		s, err = w.begin(ctx, c)
 	}
-	if w.gated && onCPU(c.Accelerator) && hal.CodeOf(err) == hal.CodeTimeout {
-		w.patient = true // the board may have been busy: nobody is condemned for that
-		s, err = w.begin(ctx, c)
-		w.patient = false
-	}
 	if err != nil {
 		w.broke(c, err, false)
 		return err
@@ -303,23 +294,16 @@ func (w *walk) begin(ctx context.Context, c Choice) (hal.Session, error) {
 	if err := w.e.supports(w.model(c.Accelerator).Path, c.Accelerator); err != nil {
 		return nil, err
 	}
-	deadline, timeout := w.o.Deadline, w.o.OpenTimeout
-	switch {
-	case deadline != 0 || w.cpu == 0:
-	case w.patient:
-		deadline = lastDeadline
-	default:
-		deadline = deadlineFor(w.cpu)
-	}
+	timeout := w.o.OpenTimeout
 	switch {
 	case timeout != 0:
 	case !onCPU(c.Accelerator):
 		timeout = driverOpen
-	case w.opening > 0:
+	case w.opening > 0 && !w.gated:
 		timeout = max(leastOpen, deadlineRatio*w.opening)
 	}
 	begin := time.Now()
-	s, err := w.open(ctx, c, deadline, timeout)
+	s, err := w.open(ctx, c, w.deadline(c), timeout)
 	if !onCPU(c.Accelerator) {
 		w.compiled += time.Since(begin)
 	}
@@ -339,6 +323,15 @@ func (w *walk) begin(ctx context.Context, c Choice) (hal.Session, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// deadline is of a candidate's runs, short so that a hang costs little. Where a
+// hang would condemn the model it is the longest: the board may be busy.
+func (w *walk) deadline(c Choice) time.Duration {
+	if w.o.Deadline != 0 || w.cpu == 0 || w.gated && onCPU(c.Accelerator) {
+		return w.o.Deadline
+	}
+	return deadlineFor(w.cpu)
 }
 
 // deadlineFor is a run's deadline for a model that takes so long on the plain CPU.
@@ -445,9 +438,7 @@ func (w *walk) dethrone(ctx context.Context, err error, t *trial) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	old := w.best.choice
-	w.broke(old, err, true)
-	w.agreed = slices.DeleteFunc(w.agreed, func(t trial) bool { return t.choice.same(old) })
+	w.drop(w.best.choice, err)
 	t.rel = w.best.rel
 	w.free()
 	w.best = nil
@@ -456,30 +447,55 @@ func (w *walk) dethrone(ctx context.Context, err error, t *trial) error {
 	return took
 }
 
-// finish picks the winner, opens it unless it is open, and says why others lost.
-func (w *walk) finish(ctx context.Context) (*found, error) {
+// drop takes out one that agreed and failed after all.
+func (w *walk) drop(c Choice, err error) {
+	before := len(w.agreed)
+	if w.agreed = slices.DeleteFunc(w.agreed, func(t trial) bool { return t.choice.same(c) }); len(w.agreed) < before {
+		w.broke(c, err, true)
+	}
+}
+
+// ranking is what may win, fastest first.
+func (w *walk) ranking() []trial {
 	list := slices.DeleteFunc(slices.Clone(w.agreed), func(t trial) bool { return !t.allowed })
-	if len(list) == 0 {
-		return nil, &hal.Error{Code: hal.CodeAccel, Text: "no accelerator of this board can run the model: " + reasons(w.lost)}
-	}
 	slices.SortStableFunc(list, faster)
-	if err := w.runoff(ctx, list); err != nil {
-		return nil, err
-	}
-	slices.SortStableFunc(list, faster)
-	first := 0
-	for i, t := range list {
-		if t.rel <= list[0].rel*(1+tie) && t.choice.Threads < list[first].choice.Threads {
-			first = i
+	return list
+}
+
+// finish picks the winner, opens it unless it is open, and says why others lost. One
+// that fails now gives way to the next.
+func (w *walk) finish(ctx context.Context) (*found, error) {
+	var list []trial
+	var winner trial
+	var s hal.Session
+	for s == nil {
+		if list = w.ranking(); len(list) == 0 {
+			return nil, noneRuns(w.lost)
 		}
-	}
-	winner := list[first]
-	if w.best != nil && !w.best.choice.same(winner.choice) {
-		w.free() // there may be no room for two
-	}
-	s, err := w.winner(ctx, winner)
-	if err != nil {
-		return nil, err
+		failed, err := w.runoff(ctx, list)
+		if err == nil {
+			slices.SortStableFunc(list, faster)
+			winner = list[0]
+			for _, t := range list {
+				if t.rel <= list[0].rel*(1+tie) && t.choice.Threads < winner.choice.Threads {
+					winner = t
+				}
+			}
+			if w.best != nil && !w.best.choice.same(winner.choice) {
+				w.free() // there may be no room for two
+			}
+			failed = winner.choice
+			s, err = w.winner(ctx, winner)
+		}
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || blamesModel(err) {
+			return nil, err
+		}
+		if w.drop(failed, err); w.condemned != nil {
+			return nil, w.condemned
+		}
 	}
 	f := &found{session: s, choices: []Choice{winner.choice}, reference: w.cpu}
 	f.times = list
@@ -506,19 +522,19 @@ func faster(a, b trial) int { return cmp.Compare(a.rel, b.rel) }
 // runoff times the others in turns with the first of the list once more. So far most
 // were compared by way of a third, and on a board that was busy just then that way
 // can be long. Who fails now keeps its time.
-func (w *walk) runoff(ctx context.Context, list []trial) error {
+//
+// With an error it says who failed: the first.
+func (w *walk) runoff(ctx context.Context, list []trial) (failed Choice, err error) {
 	if len(list) == 1 || w.alone {
-		return nil
+		return Choice{}, nil
 	}
 	first := list[0]
-	if w.best == nil || !w.best.choice.same(first.choice) {
+	if w.best == nil || w.best.session == nil || !w.best.choice.same(first.choice) {
 		s, err := w.winner(ctx, first)
 		if err != nil {
-			return err
+			return first.choice, err
 		}
-		if w.best != nil {
-			w.best.session.Close()
-		}
+		w.free()
 		first.session = s
 		w.best = &first
 	}
@@ -532,15 +548,16 @@ func (w *walk) runoff(ctx context.Context, list []trial) error {
 			continue
 		}
 		t.session = s
-		if err := w.race(ctx, &t); err == nil && w.best != nil {
-			list[i].rel = t.rel
-		}
+		err = w.race(ctx, &t)
 		s.Close()
 		if w.best == nil { // it failed after all
-			return &hal.Error{Code: hal.CodeAccel, Text: "the fastest accelerator failed while it was timed: " + reasons(w.lost)}
+			return first.choice, fmt.Errorf("while it was timed: %w", cmp.Or(err, noneRuns(w.lost)))
+		}
+		if err == nil {
+			list[i].rel = t.rel
 		}
 	}
-	return ctx.Err()
+	return first.choice, ctx.Err()
 }
 
 // winner returns the winner's session, without what the trial left in it.
@@ -553,11 +570,7 @@ func (w *walk) winner(ctx context.Context, t trial) (hal.Session, error) {
 		}
 		return s, nil
 	}
-	deadline := w.o.Deadline
-	if deadline == 0 && w.cpu > 0 {
-		deadline = deadlineFor(w.cpu)
-	}
-	return w.open(ctx, t.choice, deadline, w.o.OpenTimeout)
+	return w.open(ctx, t.choice, w.deadline(t.choice), w.o.OpenTimeout)
 }
 
 func reasons(lost []hal.Attempt) string {
