@@ -51,6 +51,10 @@ func TestOpenedCheck(t *testing.T) {
 		"unknown input":  func(o *Opened) { o.Inputs[0].Shape[0] = -1 },
 		"negative":       func(o *Opened) { o.Outputs[0].Shape[0] = -2 },
 		"overflow":       func(o *Opened) { o.Inputs[0].Shape = []int{1 << 31, 1 << 31, 1 << 31} },
+		"around 2^64":    func(o *Opened) { o.Inputs[0].Shape, o.Inputs[0].Bytes = []int{1<<62 + 4}, 16 },
+		"huge of int4":   func(o *Opened) { o.Inputs[0].Type, o.Inputs[0].Shape = hal.Int4, []int{1 << 40} },
+		"huge and empty": func(o *Opened) { o.Outputs[0].Shape, o.Outputs[0].Bytes = []int{0, 1 << 62}, 0 },
+		"huge and open":  func(o *Opened) { o.Outputs[1].Shape[1] = 1 << 62 },
 		"wrong size":     func(o *Opened) { o.Inputs[0].Bytes = 11 },
 		"negative size":  func(o *Opened) { o.Outputs[0].Bytes = -5 },
 		"large unknown":  func(o *Opened) { o.Outputs[1].Bytes = MaxMapping + 1 },
@@ -162,6 +166,8 @@ func TestRanRefuses(t *testing.T) {
 		"rank":           {Outputs: []Result{{Bytes: 5, Rank: MaxRank + 1}, second}},
 		"shape and size": {Outputs: []Result{first, {Bytes: 8, Rank: 1, Dims: [MaxRank]int{2}}}},
 		"negative shape": {Outputs: []Result{first, {Bytes: 8, Rank: 2, Dims: [MaxRank]int{-1, -1}}}},
+		"below zero":     {Outputs: []Result{{Bytes: 5, Rank: 1, Dims: [MaxRank]int{-5}}, second}}, // of int4
+		"empty, below":   {Outputs: []Result{first, {Rank: 2, Dims: [MaxRank]int{0, -1}}}},
 		"overflow":       {Outputs: []Result{first, {Rank: 3, Dims: [MaxRank]int{1 << 30, 1 << 30, 1 << 30}}}},
 		"negative time":  {EngineNS: -1, Outputs: []Result{first, second}},
 		"one too few":    {Outputs: []Result{first}},
@@ -176,7 +182,7 @@ func TestRanRefuses(t *testing.T) {
 
 func TestOneLine(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain": "plain", " a\nb\x00c\x1b[31m ": "a b c [31m", "": "",
+		"plain": "plain", " a\nb\x00c\x1b[31m ": "a b c [31m", "": "", "a\u009b31m b\u202ec\u2028d é…": "a 31m b c d é…",
 		strings.Repeat("ä", MaxText): strings.Repeat("ä", (MaxText-3)/2) + "…",
 	} {
 		if got := OneLine(in); got != want {

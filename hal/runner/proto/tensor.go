@@ -3,7 +3,9 @@ package proto
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/covey-edge/covey/hal"
 )
@@ -67,41 +69,37 @@ func (t *Tensor) check() error {
 	if t.Bytes < 0 || t.Bytes > MaxMapping {
 		return fmt.Errorf("%d bytes, limit is %d", t.Bytes, MaxMapping)
 	}
-	dynamic := false
-	for _, d := range t.Shape {
-		if d < -1 {
-			return fmt.Errorf("dimension %d in %v", d, t.Shape)
-		}
-		dynamic = dynamic || d < 0
+	if !slices.Contains(t.Shape, -1) {
+		return fits(t.Type, t.Shape, t.Bytes)
 	}
-	if dynamic {
-		return nil
-	}
-	return fits(t.Type, t.Shape, t.Bytes)
+	known := slices.DeleteFunc(slices.Clone(t.Shape), func(d int) bool { return d == -1 })
+	_, err := volume(t.Type, known)
+	return err
 }
 
 // fits says whether a tensor of that type and shape has that many bytes.
 func fits(d hal.DType, shape []int, bytes int64) error {
-	size := int64(d.Size())
-	if size == 0 {
-		return nil // int4, string: only the engine knows
+	want, err := volume(d, shape)
+	if err == nil && d.Size() != 0 && want != bytes { // of int4 and string, only the engine knows
+		err = fmt.Errorf("%v of %s is %d bytes, not %d", shape, d, want, bytes)
 	}
-	want := size
+	return err
+}
+
+// volume is what a tensor takes, a byte an element where nobody knows better. Every
+// dimension is within bounds then, and so is every product of them.
+func volume(d hal.DType, shape []int) (bytes int64, err error) {
+	bytes = max(1, int64(d.Size()))
 	for _, n := range shape {
 		if n < 0 {
-			return fmt.Errorf("dimension %d in %v", n, shape)
+			return 0, fmt.Errorf("dimension %d in %v", n, shape)
 		}
-		if want *= int64(n); want > MaxMapping {
-			return fmt.Errorf("%v of %s is larger than %d bytes", shape, d, MaxMapping)
+		if int64(n) > MaxMapping/max(1, bytes) {
+			return 0, fmt.Errorf("%v of %s is larger than %d bytes", shape, d, MaxMapping)
 		}
-		if n == 0 {
-			break
-		}
+		bytes *= int64(n)
 	}
-	if want != bytes {
-		return fmt.Errorf("%v of %s is %d bytes, not %d", shape, d, want, bytes)
-	}
-	return nil
+	return bytes, nil
 }
 
 // Map tells where the tensors of each buffer lie in the memory whose descriptor
@@ -286,7 +284,7 @@ func OneLine(s string) string {
 		s = strings.ToValidUTF8(s[:MaxText-3], "") + "…"
 	}
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == 0xfffd {
+		if !unicode.IsPrint(r) || r == 0xfffd { // terminals obey some that are no ASCII, too
 			return ' '
 		}
 		return r
