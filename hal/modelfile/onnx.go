@@ -43,6 +43,9 @@ var builtins = map[string]int{
 	"QuantizeLinear": OpQuantize, "DequantizeLinear": OpDequantize,
 }
 
+// perIndex is what the index of a tensor costs us, counted against maxCopied.
+const perIndex = 8
+
 // noBuiltin is the number of all other operators of ONNX: none of TFLite's.
 const noBuiltin = -1
 
@@ -157,11 +160,11 @@ func (r *graphReader) function(m message) {
 			if d := f.text(r.p); !slices.Contains(r.x.Functions, d) {
 				r.x.Functions = append(r.x.Functions, d)
 			}
+			if len(r.x.Functions) > maxOpsets {
+				r.p.broken("functions of more than %d domains", maxOpsets)
+			}
 		}
 	})
-	if len(r.x.Functions) > maxOpsets {
-		r.p.broken("functions of more than %d domains", maxOpsets)
-	}
 }
 
 // graph reads the main graph.
@@ -229,13 +232,16 @@ func (r *graphReader) node(m message, depth int) {
 		case f.number == 7:
 			domain = f.text(r.p)
 		}
+		if len(o.Inputs) > maxArguments || len(o.Outputs) > maxArguments {
+			r.p.broken("an operator of more than %d tensors", maxArguments)
+		}
 	})
 	o.Code = r.kind(domain, kind)
 	if depth > 0 {
 		return
 	}
-	if len(o.Inputs) > maxArguments || len(o.Outputs) > maxArguments || len(r.g.Operators) == maxOperators {
-		r.p.broken("more than %d operators, or one of more than %d tensors", maxOperators, maxArguments)
+	if len(r.g.Operators) == maxOperators {
+		r.p.broken("more than %d operators", maxOperators)
 		return
 	}
 	r.g.Operators = append(r.g.Operators, o)
@@ -275,9 +281,10 @@ func (r *graphReader) attribute(m message, depth int) {
 	})
 }
 
-// tensor is the index of a name; -1 of the empty one, which means none.
+// tensor is the index of a name; -1 of the empty one, which means none. Whoever asks
+// keeps the index, so that it counts.
 func (r *graphReader) tensor(name string) int {
-	if name == "" {
+	if !r.p.spend(perIndex) || name == "" {
 		return -1
 	}
 	if i, ok := r.tensors[name]; ok {

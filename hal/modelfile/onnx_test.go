@@ -1,7 +1,9 @@
 package modelfile
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"reflect"
 	"runtime"
@@ -175,6 +177,45 @@ func TestONNXMemory(t *testing.T) {
 	}
 	if _, err := Parse(haltest.ONNX(haltest.Graph{Nodes: nodes})); hal.CodeOf(err) != hal.CodeModelFormat {
 		t.Errorf("%d operators: %v", len(nodes), err)
+	}
+}
+
+// A list within one message is bounded while it is read, not when it has been kept:
+// a field of two bytes would cost many more.
+func TestONNXLists(t *testing.T) {
+	field := func(number uint64, body []byte) []byte {
+		return append(binary.AppendUvarint(binary.AppendUvarint(nil, number<<3|wireBytes), uint64(len(body))), body...)
+	}
+	var domains []byte
+	for n := range 30_000 {
+		domains = append(domains, field(10, fmt.Appendf(nil, "%05d", n))...)
+	}
+	for name, b := range map[string][]byte{
+		"operator's inputs":  field(7, field(1, bytes.Repeat([]byte{1<<3 | wireBytes, 0}, 1<<20))),
+		"functions' domains": field(25, domains),
+	} {
+		b = append([]byte{1 << 3, 8, 2<<3 | wireBytes, 0}, b...)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Parse(b)
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > 2<<20 || hal.CodeOf(err) != hal.CodeModelFormat || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("%s: %v, and %d bytes allocated", name, err, got)
+		}
+	}
+}
+
+// What many operators say is bounded, too.
+func TestONNXBudget(t *testing.T) {
+	operator := append([]byte{1<<3 | wireBytes, 0x80, 0x40}, bytes.Repeat([]byte{1<<3 | wireBytes, 0}, 4096)...)
+	graph := bytes.Repeat(operator, 4000)
+	b := append([]byte{1 << 3, 8, 2<<3 | wireBytes, 0, 7<<3 | wireBytes}, binary.AppendUvarint(nil, uint64(len(graph)))...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := Parse(append(b, graph...))
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > 5*maxCopied || hal.CodeOf(err) != hal.CodeModelFormat || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("%v, and %d MiB allocated", err, got>>20)
 	}
 }
 
