@@ -48,6 +48,11 @@ func (s *station) working() (*loaded, context.Context) {
 func (s *station) took(l *loaded) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	s.use(l)
+}
+
+// use is took; the caller holds mutex.
+func (s *station) use(l *loaded) {
 	if s.drop != nil {
 		s.drop()
 	}
@@ -112,11 +117,13 @@ func (s *station) reopen(ctx context.Context) (pipeline.Model, error) {
 	}
 	s.mutex.Lock()
 	stale := s.now != now || s.loaded != before
+	if !stale { // at once: behind another's took, this one would be noted and not at work
+		s.use(l)
+	}
 	s.mutex.Unlock()
 	if stale {
 		return pipeline.Model{}, errors.Join(errors.New("another model should run now"), l.Close())
 	}
-	s.took(l)
 	return s.watched(l), nil
 }
 
@@ -146,15 +153,22 @@ func (s *station) run(ctx context.Context, l *loaded) error {
 	return nil
 }
 
-// clear takes the model away.
+// clear takes the model away. With an error it still runs.
 func (s *station) clear(ctx context.Context) error {
 	s.switching.Lock()
 	defer s.switching.Unlock()
 	s.mutex.Lock()
+	before := s.now
 	s.now = nil
 	s.mutex.Unlock()
+	if err := s.pipe.Clear(ctx); err != nil {
+		s.mutex.Lock()
+		s.now = before
+		s.mutex.Unlock()
+		return err
+	}
 	s.took(nil)
-	return s.pipe.Clear(ctx)
+	return nil
 }
 
 // noted tells how each run went, and when the session was closed.
