@@ -140,12 +140,20 @@ func mends(t *testing.T, c *controller) {
 // badBoard is a board that runs birds@1.0.0, and what is heard of it at home.
 func badBoard(t *testing.T, c *controller, lines ...string) (*edge, <-chan string) {
 	t.Helper()
+	return badBoardOf(t, c, program(t, "covey-agent"), lines...)
+}
+
+// badBoardOf is badBoard with an agent's program and the runners beside it.
+func badBoardOf(t *testing.T, c *controller, agent string, lines ...string) (*edge, <-chan string) {
+	t.Helper()
 	house := linktest.Mosquitto(t)
 	e := newEdge(t, c, "pi-1", append(lines,
 		"home: {broker: mqtt://"+house+"}",
 		"pipelines:",
 		"  cam:",
-		"    source: {type: folder, path: "+pictures(t, 2, peacock)+", loop: true, fps: 10}")...)
+		"    source: {type: folder, path: "+pictures(t, 2, peacock)+", loop: true, fps: 10}",
+		"    memory: 600MB")...)
+	e.agent = agent
 	e.join()
 	heard := listen(t, house, "-t", wire.Home{Root: "covey", ID: "pi-1"}.Result("cam"))
 	e.start()

@@ -147,13 +147,14 @@ type edge struct {
 	id     string
 	dir    string
 	config string
+	agent  string // its program
 	*process
 }
 
 // newEdge writes a configuration; lines stand beside device and data.
 func newEdge(t *testing.T, c *controller, id string, lines ...string) *edge {
 	t.Helper()
-	e := &edge{t: t, c: c, id: id, dir: t.TempDir()}
+	e := &edge{t: t, c: c, id: id, dir: t.TempDir(), agent: program(t, "covey-agent")}
 	e.config = filepath.Join(e.dir, "agent.yaml")
 	text := "device: " + id + "\ndata: data\nlog: debug\n" + strings.Join(lines, "\n") + "\n"
 	if err := os.WriteFile(e.config, []byte(text), 0o600); err != nil {
@@ -173,7 +174,7 @@ func (e *edge) join() {
 
 func (e *edge) start() {
 	e.t.Helper()
-	e.process = start(e.t, "covey-agent "+e.id, nil, program(e.t, "covey-agent"), "run", "--config", e.config)
+	e.process = start(e.t, "covey-agent "+e.id, nil, e.agent, "run", "--config", e.config)
 }
 
 // pictures makes a folder with n pictures, by turns those that are named, in the
