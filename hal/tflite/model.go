@@ -28,6 +28,8 @@ type Model struct {
 	options *tflite.InterpreterOptions
 	run     *tflite.Interpreter
 	drop    []func() // frees the delegates, after the interpreter
+	rest    bool     // XNNPACK was given what another delegate left
+	noRest  bool     // and is not to be
 
 	inputs, outputs []*tflite.Tensor
 	opened          proto.Opened
@@ -50,7 +52,7 @@ func Open(o proto.Open, data []byte, step func(string)) (*Model, error) {
 	for i, a := range ladder {
 		m, err := open(o, a, data, step)
 		if err == nil {
-			m.opened.Tried = tried
+			m.opened.Tried = append(tried, m.opened.Tried...)
 			return m, nil
 		}
 		if i == len(ladder)-1 {
@@ -61,15 +63,26 @@ func Open(o proto.Open, data []byte, step func(string)) (*Model, error) {
 	panic("unreachable: the ladder is never empty")
 }
 
-// open makes one try. What it made is freed when it fails.
+// open makes one try, or two: an interpreter that XNNPACK has refused may have lost
+// its other delegate as well, so the second is without XNNPACK. What it made is freed
+// when it fails.
 func open(o proto.Open, a hal.Accelerator, data []byte, step func(string)) (*Model, error) {
-	m := &Model{name: o.Name, log: (*C.covey_log)(C.calloc(1, C.sizeof_covey_log))}
-	m.again = func() (*Model, error) { return open(o, a, data, func(string) {}) } // step belongs to its request
-	if err := m.load(o, a, data, step); err != nil {
+	var tried []hal.Attempt
+	for {
+		m := &Model{name: o.Name, log: (*C.covey_log)(C.calloc(1, C.sizeof_covey_log)), noRest: tried != nil}
+		m.again = func() (*Model, error) { return open(o, a, data, func(string) {}) } // step belongs to its request
+		err := m.load(o, a, data, step)
+		if err == nil {
+			m.opened.Tried = tried
+			return m, nil
+		}
+		rest := m.rest
 		m.Close()
-		return nil, err
+		if !rest {
+			return nil, err
+		}
+		tried = []hal.Attempt{{Accelerator: hal.XNNPACK, Reason: proto.OneLine("for what " + string(a) + " left: " + err.Error())}}
 	}
-	return m, nil
 }
 
 func (m *Model) load(o proto.Open, a hal.Accelerator, data []byte, step func(string)) error {
@@ -140,6 +153,30 @@ func (m *Model) delegate(w wish, step func(string)) error {
 	m.opened.Delegated = before.all - (after.all - after.delegated)
 	if m.opened.Delegated == 0 {
 		return errorf(hal.CodeAccel, "%s took none of the %d operators of %s", d.name, m.opened.Ops, m.name)
+	}
+	if w.library == "" || m.noRest || m.opened.Delegated == m.opened.Ops {
+		return nil
+	}
+	return m.giveRest(step)
+}
+
+// giveRest gives XNNPACK what another delegate left: its kernels are several times as
+// fast as the library's own. The library asks delegates in the order they came.
+func (m *Model) giveRest(step func(string)) error {
+	m.rest = true
+	w, err := newWish(hal.XNNPACK, "", nil)
+	if err != nil {
+		return err
+	}
+	d, err := newDelegate(w, m.opened.Threads, m.log, step)
+	if err != nil {
+		return err
+	}
+	m.drop = append(m.drop, d.Delete)
+	step("Prepare of the rest with " + d.name)
+	m.log.used = 0
+	if status := m.run.ModifyGraphWithDelegate(d); status != tflite.OK {
+		return refused(fmt.Sprintf("preparing the rest (status %d) with %s", int(status), d.name), m.name, m.said())
 	}
 	return nil
 }
