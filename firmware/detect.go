@@ -11,13 +11,13 @@ import (
 
 // A Board is what an agent runs on.
 type Board struct {
-	Name string // for people: "Raspberry Pi 4 Model B Rev 1.4"; "" when nothing tells
-	Kind string // for programs: "raspberrypi,4-model-b"; "" without a device tree
-	Chip string // "brcm,bcm2711"; "" without a device tree
-	RAM  int64  // bytes that Linux can use; 0 when nothing tells
-	CPUs int    // online; 0 when nothing tells
+	Name string `json:"name"` // for people: "Raspberry Pi 4 Model B Rev 1.4"; "" when nothing tells
+	Kind string `json:"kind"` // for programs: "raspberrypi,4-model-b"; "" without a device tree
+	Chip string `json:"chip"` // "brcm,bcm2711"; "" without a device tree
+	RAM  int64  `json:"ram"`  // bytes that Linux can use; 0 when nothing tells
+	CPUs int    `json:"cpus"` // online; 0 when nothing tells
 
-	Accelerators []hal.Accelerator // worth a try on this board, best first; nil: all there are
+	Accelerators []hal.Accelerator `json:"accelerators,omitempty"` // worth a try on this board, best first; nil: all there are
 }
 
 // Detect says which board this is from its device tree or, on a PC, its DMI table.

@@ -187,7 +187,11 @@ func (r *report) print(w io.Writer, asJSON bool) error {
 	fmt.Fprintf(w, "covey-agent %s on %s (%s, %d cores, %d MiB)\n", r.Version, orUnknown(r.Board.Name), r.Arch, r.Board.CPUs, r.Board.RAM>>20)
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, d := range r.Devices {
-		fmt.Fprintf(t, "can run on\t%s\t%s\t%s\n", d.Accelerator, d.Name, d.Runtime)
+		versions := d.Runtime
+		if d.Driver != "" {
+			versions += ", " + d.Driver
+		}
+		fmt.Fprintf(t, "can run on\t%s\t%s\t%s\n", d.Accelerator, d.Name, versions)
 	}
 	for _, d := range r.Diagnoses {
 		mark := "ok"

@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -123,6 +124,10 @@ var npuTable = []npu{
 	{"Rockchip NPU", func(b *Board) bool {
 		return strings.Contains(b.text("sys/firmware/devicetree/base/compatible"), "rockchip,rk3588") && !b.teflon()
 	}, "Linux 6.18 with the rocket driver and mesa-teflon-delegate; or an engine for librknnrt, which does not exist yet"},
+	{"Rockchip NPU", func(b *Board) bool {
+		chip := b.text("sys/firmware/devicetree/base/compatible")
+		return slices.ContainsFunc([]string{"rk3562", "rk3566", "rk3568", "rk3576"}, func(c string) bool { return strings.Contains(chip, "rockchip,"+c) })
+	}, "an engine for librknnrt, which does not exist yet: see hal/runner/PROTOCOL.md"},
 	{"MemryX", func(b *Board) bool { return len(b.pci("0x1fe9", "")) > 0 }, "an engine for its runtime, which does not exist yet: see hal/runner/PROTOCOL.md"},
 	{"Axelera", func(b *Board) bool { return len(b.pci("0x1f9d", "")) > 0 }, "an engine for its runtime, which does not exist yet: see hal/runner/PROTOCOL.md"},
 	{"Intel NPU", func(b *Board) bool { return len(b.glob("sys/bus/pci/drivers/intel_vpu/0*")) > 0 }, "an engine for OpenVINO, which does not exist yet: see hal/runner/PROTOCOL.md"},
@@ -134,7 +139,10 @@ var npuTable = []npu{
 		"libethosu_delegate.so of the board's own software (NXP's BSP), and models compiled with Vela"},
 }
 
-func (b *Board) teflon() bool { return b.library("libteflon.so") != "" }
+// teflon looks where Debian has it, too, where no loader searches.
+func (b *Board) teflon() bool {
+	return b.exists("usr/lib/teflon/libteflon.so") || b.library("libteflon.so") != ""
+}
 
 // npus names accelerators that are seen and not used.
 func npus(b *Board) []hal.Diagnosis {

@@ -47,6 +47,9 @@ func coralStick(id, speed string) map[string]string {
 		usb + "busnum": "2\n", usb + "devnum": "3\n", "dev/bus/usb/002/003": "", lib + "libedgetpu.so.1.0": ""}
 }
 
+// forbid takes the user's permissions away.
+func forbid(b *Board) { b.Access = func(string) error { return errors.New("permission denied") } }
+
 // without is files less one.
 func without(files map[string]string, name string) map[string]string {
 	delete(files, name)
@@ -90,6 +93,7 @@ func TestExamine(t *testing.T) {
 		{"read-only", map[string]string{"proc/self/mounts": "/dev/a / ext4 rw,noatime 0 0\n/dev/b /var ext4 ro,noatime 0 0\n"}, nil, "disk", false, "read-only", "dmesg"},
 		{"wear", map[string]string{"sys/class/mmc_host/mmc0/mmc0:0001/life_time": "0x02 0x01\n", "sys/class/mmc_host/mmc0/mmc0:0001/pre_eol_info": "0x01\n"}, nil, "wear", true, "20 %", ""},
 		{"worn out", map[string]string{"sys/class/mmc_host/mmc0/mmc0:0001/life_time": "0x0b 0x01\n"}, nil, "wear", false, "100 %", "replace"},
+		{"out of spare blocks", map[string]string{"sys/class/mmc_host/mmc0/mmc0:0001/life_time": "0x01 0x01\n", "sys/class/mmc_host/mmc0/mmc0:0001/pre_eol_info": "0x03\n"}, nil, "wear", false, "spare blocks", "replace"},
 		{"Coral", coralStick("18d1:9302", "5000"), nil, "coral usb", true, "2-1, /usr/lib/aarch64-linux-gnu/libedgetpu", ""},
 		{"Coral before its firmware", coralStick("1a6e:089a", "480"), nil, "coral usb", true, "at first use", ""},
 		{"Coral on USB 2", coralStick("18d1:9302", "480"), nil, "coral usb", false, "480 Mbit/s, USB 2", "USB 3"},
@@ -98,10 +102,14 @@ func TestExamine(t *testing.T) {
 		{"Coral on PCIe", map[string]string{coral + "vendor": "0x1ac1\n", coral + "device": "0x089a\n", "dev/apex_0": "", "sys/class/apex/apex_0/temp": "46300", lib + "libedgetpu.so.1": ""}, nil, "coral pcie", true, "46 °C", ""},
 		{"Coral on PCIe with a broken sensor", map[string]string{coral + "vendor": "0x1ac1\n", coral + "device": "0x089a\n", "dev/apex_0": "", "sys/class/apex/apex_0/temp": "-87900", lib + "libedgetpu.so.1": ""}, nil, "coral pcie", true, "Coral, /dev/apex_0", ""},
 		{"Coral on PCIe without driver", map[string]string{coral + "vendor": "0x1ac1\n", coral + "device": "0x089a\n"}, nil, "coral pcie", false, "gasket driver is not loaded", "gasket-dkms"},
+		{"Coral on PCIe without permission", map[string]string{coral + "vendor": "0x1ac1\n", coral + "device": "0x089a\n", "dev/apex_0": "", lib + "libedgetpu.so.1": ""}, forbid, "coral pcie", false, "/dev/apex_0 cannot be opened", "usermod -aG apex covey"},
+		{"Coral on PCIe without its library", map[string]string{coral + "vendor": "0x1ac1\n", coral + "device": "0x089a\n", "dev/apex_0": ""}, nil, "coral pcie", false, "libedgetpu.so.1 is missing", "16.0TF2.17.1-1"},
 		{"GPU delegate on a Pi", map[string]string{pi: "Raspberry Pi 5 Model B Rev 1.0\x00", "usr/local/lib/libtensorflowlite_gpu_delegate.so": ""}, nil, "gpu", false, "slower than its CPU", "remove"},
 		{"GPU delegate without OpenCL", map[string]string{"usr/local/lib/libtensorflowlite_gpu_delegate.so": "", lib + "libOpenCL.so.1": ""}, nil, "gpu", false, "no OpenCL driver", "Mali"},
 		{"Hailo", map[string]string{"sys/bus/pci/devices/0000:01:00.0/vendor": "0x1e60\n"}, nil, "Hailo", false, "not used", "HailoRT"},
 		{"Rockchip", map[string]string{"sys/firmware/devicetree/base/compatible": "radxa,rock-5b\x00rockchip,rk3588\x00"}, nil, "Rockchip NPU", false, "not used", "mesa-teflon-delegate"},
+		{"a smaller Rockchip", map[string]string{"sys/firmware/devicetree/base/compatible": "pine64,quartz64-a\x00rockchip,rk3566\x00"}, nil, "Rockchip NPU", false, "not used", "librknnrt"},
+		{"Hailo by its driver", map[string]string{"dev/hailo0": ""}, nil, "Hailo", false, "not used", "HailoRT"},
 		{"MemryX", map[string]string{"sys/bus/pci/devices/0000:01:00.0/vendor": "0x1fe9\n"}, nil, "MemryX", false, "not used", "PROTOCOL.md"},
 		{"Axelera", map[string]string{"sys/bus/pci/devices/0000:01:00.0/vendor": "0x1f9d\n"}, nil, "Axelera", false, "not used", "PROTOCOL.md"},
 		{"Intel NPU", map[string]string{"sys/bus/pci/drivers/intel_vpu/0000:00:0b.0": ""}, nil, "Intel NPU", false, "not used", "OpenVINO"},
@@ -113,6 +121,7 @@ func TestExamine(t *testing.T) {
 		{"camera socket", map[string]string{"sys/class/video4linux/video0/name": "unicam-image\n"}, nil, "camera csi", false, "give no pictures", "rpicam-apps-lite"},
 		{"camera socket with its program", map[string]string{"sys/class/video4linux/video0/name": "rp1-cfe-csi2_ch0\n", "usr/bin/rpicam-vid": ""}, nil, "camera csi", true, "source type csi", ""},
 		{"camera socket of a Jetson", map[string]string{"sys/class/video4linux/video0/name": "vi-output, imx219 9-0010\n"}, nil, "camera csi", false, "gst-launch-1.0", "gstreamer1.0-tools"},
+		{"microphone without permission", map[string]string{"dev/snd/pcmC1D0c": "", "proc/asound/card1/id": "Device\n"}, forbid, "microphone", false, "permission denied", "usermod -aG audio covey"},
 		{"microphone", map[string]string{"dev/snd/pcmC1D0c": "", "proc/asound/card1/id": "Device\n"}, nil, "microphone", true, "card Device, /dev/snd/pcmC1D0c", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -141,9 +150,24 @@ func TestExamine(t *testing.T) {
 
 // TestNothing: a board that lacks what nobody put there hears nothing of it.
 func TestNothing(t *testing.T) {
-	for _, d := range Examine(board(map[string]string{synced: ""})) {
-		if !d.OK {
-			t.Errorf("%+v", d)
+	const compatible = "sys/firmware/devicetree/base/compatible"
+	for name, files := range map[string]map[string]string{
+		"an empty board":              {},
+		"a GPU with all it needs":     {"usr/local/lib/libtensorflowlite_gpu_delegate.so": "", lib + "libOpenCL.so.1": "", "etc/OpenCL/vendors/mali.icd": ""},
+		"OpenCL alone":                {lib + "libOpenCL.so.1": ""},
+		"RK3588 with Teflon":          {compatible: "rockchip,rk3588\x00", "usr/lib/teflon/libteflon.so": ""},
+		"Vivante with its delegate":   {"dev/galcore": "", lib + "libvx_delegate.so": ""},
+		"Ethos-U with its delegate":   {"dev/ethosu0": "", lib + "libethosu_delegate.so": ""},
+		"a camera's node of metadata": {"sys/class/video4linux/video1/name": "C920\n", "sys/class/video4linux/video1/index": "1\n"},
+		"a decoder's node":            {"sys/class/video4linux/video10/name": "bcm2835-codec-decode\n"},
+		"another USB device":          {usb + "idVendor": "046d\n", usb + "idProduct": "0825\n"},
+		"an eMMC that does not tell":  {"sys/class/mmc_host/mmc0/mmc0:0001/life_time": "0x00 0x00\n", "sys/class/mmc_host/mmc0/mmc0:0001/pre_eol_info": "0x00\n"},
+	} {
+		files[synced] = ""
+		for _, d := range Examine(board(files)) {
+			if !d.OK {
+				t.Errorf("%s: %+v", name, d)
+			}
 		}
 	}
 }

@@ -192,7 +192,9 @@ func wear(b *Board) []hal.Diagnosis {
 		end, _ := hexNumber(b.text(strings.TrimSuffix(name, "life_time") + "pre_eol_info"))
 		switch {
 		case worst == 0 && end == 0:
-		case worst >= 10 || end >= 2:
+		case end >= 2:
+			all = append(all, bad("wear", "the eMMC runs out of spare blocks", "make a copy, and replace the module or the board soon"))
+		case worst >= 10:
 			all = append(all, bad("wear", fmt.Sprintf("the eMMC has used %d %% of its life or more", min(100, worst*10)), "make a copy, and replace the module or the board soon"))
 		default:
 			all = append(all, good("wear", fmt.Sprintf("the eMMC has used up to %d %% of its life", worst*10)))
