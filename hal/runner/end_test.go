@@ -130,14 +130,33 @@ func TestDeviceIsFreeFirst(t *testing.T) {
 // longer than asked.
 func TestJoinHeedsItsContext(t *testing.T) {
 	e := bad(t, "shared")
-	e.joining <- struct{}{}
-	_, err := e.Open(t.Context(), someModel(t), hal.Options{Accelerator: hal.EdgeTPU, OpenTimeout: 10 * time.Millisecond})
+	at, err := e.place(anyTPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.joining <- struct{}{}
+	_, err = e.Open(t.Context(), someModel(t), hal.Options{Accelerator: hal.EdgeTPU, OpenTimeout: 10 * time.Millisecond})
 	if hal.CodeOf(err) != hal.CodeTimeout {
 		t.Error(err)
 	}
 	if e.open != 0 || e.granted != 0 {
 		t.Errorf("%d sessions and %d bytes are counted", e.open, e.granted)
 	}
+}
+
+// TestDevicesApart: what hangs on one Edge TPU does not keep anybody from another.
+func TestDevicesApart(t *testing.T) {
+	e := bad(t, "shared")
+	at, err := e.place(anyTPU + " usb:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.joining <- struct{}{} // one who waits for a driver
+	s, err := e.Open(t.Context(), someModel(t), hal.Options{Accelerator: hal.EdgeTPU, Device: "usb:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
 }
 
 // TestOpenWaitsForItsTurn and gives up, without harm to who has it.

@@ -53,14 +53,12 @@ type Engine struct {
 	models models
 	free   func() int64 // memory that can be had, bytes
 
-	joining chan struct{}       // holds one who may use shared, while a runner starts
-	shared  map[string]*process // by the device that it holds for all
-
-	mu      sync.Mutex       // guards all below
-	open    int              // sessions, with those that are being opened
-	granted int64            // memory that these will take, bytes
-	weighed map[string]int64 // memory of a model's runner as it was once, bytes, by the model's sum
-	starts  backoff          // of runners that died before they said hello
+	mu      sync.Mutex        // guards all below
+	places  map[string]*place // by the device
+	open    int               // sessions, with those that are being opened
+	granted int64             // memory that these will take, bytes
+	weighed map[string]int64  // memory of a model's runner as it was once, bytes, by the model's sum
+	starts  backoff           // of runners that died before they said hello
 	alive   map[*process]bool
 	killed  bool
 }
@@ -71,7 +69,7 @@ func New(c Config) *Engine {
 		c.MemoryLimit = defaultMemory
 	}
 	return &Engine{
-		config: c, joining: make(chan struct{}, 1), alive: map[*process]bool{}, shared: map[string]*process{}, weighed: map[string]int64{},
+		config: c, alive: map[*process]bool{}, places: map[string]*place{}, weighed: map[string]int64{},
 		free: func() int64 { return available(os.DirFS("/")) },
 	}
 }

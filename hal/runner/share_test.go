@@ -82,6 +82,54 @@ func TestExclusiveDevice(t *testing.T) {
 	}
 }
 
+// TestTwoDevices: each Edge TPU has its runner, which those that name it share. One
+// without a name may be any, so it does not go beside.
+func TestTwoDevices(t *testing.T) {
+	e := bad(t, "shared")
+	on := func(device string) (hal.Session, error) {
+		s, err := e.Open(t.Context(), someModel(t), hal.Options{Accelerator: hal.EdgeTPU, Device: device})
+		if err == nil {
+			t.Cleanup(func() { s.Close() })
+		}
+		return s, err
+	}
+	var pids []uint32
+	var open []hal.Session
+	for _, device := range []string{"usb:0", "usb:1", "usb:0"} {
+		s, err := on(device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open, pids = append(open, s), append(pids, processOf(t, s))
+	}
+	if pids[0] == pids[1] || pids[0] != pids[2] {
+		t.Errorf("models on usb:0, usb:1, usb:0 run in processes %d", pids)
+	}
+	if _, err := on(""); hal.CodeOf(err) != hal.CodeAccel || !strings.Contains(err.Error(), "name the device") {
+		t.Errorf("one that names none: %v", err)
+	}
+	for _, s := range open {
+		s.Close()
+	}
+	if _, err := on(""); err != nil {
+		t.Errorf("one that names none, alone: %v", err)
+	}
+	if _, err := on("pci:0"); hal.CodeOf(err) != hal.CodeAccel {
+		t.Errorf("one that names one beside it: %v", err)
+	}
+	for _, c := range []struct {
+		accelerator  hal.Accelerator
+		device, want string
+	}{
+		{hal.CUDA, "", "cuda gpu:0"}, {hal.TensorRT, "gpu:0", "cuda gpu:0"}, {hal.CUDA, "gpu:1", "cuda gpu:1"},
+		{hal.XNNPACK, "", ""}, {hal.EdgeTPU, "", "edgetpu"}, {hal.EdgeTPU, "pci:1", "edgetpu pci:1"},
+	} {
+		if got := exclusive(hal.Options{Accelerator: c.accelerator, Device: c.device}); got != c.want {
+			t.Errorf("%s %q: device %q, want %q", c.accelerator, c.device, got, c.want)
+		}
+	}
+}
+
 // TestOneCrashesForAll: whoever shares a runner with a model that crashes it loses
 // the session, and is not blamed.
 func TestOneCrashesForAll(t *testing.T) {
