@@ -38,7 +38,7 @@ func TestDial(t *testing.T) {
 // the same under plain names.
 func TestReport(t *testing.T) {
 	r := &report{Version: "1.0.0", Board: firmware.Board{Name: "Raspberry Pi 5", RAM: 4 << 30, CPUs: 4}, Arch: "arm64",
-		Devices:   []hal.Device{{Accelerator: hal.XNNPACK, Name: "4 cores", Runtime: "tflite 2.17.1"},
+		Devices: []hal.Device{{Accelerator: hal.XNNPACK, Name: "4 cores", Runtime: "tflite 2.17.1"},
 			{Accelerator: hal.EdgeTPU, Name: "Coral", Runtime: "tflite 2.17.1", Driver: "libedgetpu 16.0TF2.17.1"}},
 		Diagnoses: []hal.Diagnosis{{Subject: "glibc", OK: true, Detail: "2.36"}, {Subject: "power", Detail: "under-voltage now", Fix: "use the board's own power supply"}}}
 	var text, data bytes.Buffer

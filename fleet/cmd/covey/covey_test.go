@@ -180,6 +180,25 @@ func (s *script) act(words []string) {
 		s.stdin = strings.Join(args, " ") + "\n"
 	case "report": // id pipeline state [code text]
 		s.report(args)
+	case "health": // id pipeline bytes
+		n, err := strconv.ParseInt(args[2], 10, 64)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.boards[args[0]].Say("health", wire.Health{V: 1, CPU: 12, Mem: 34, Disk: 56, Up: 60, TS: time.Unix(0, 0).UTC(),
+			Pipes: map[string]wire.PipelineHealth{args[1]: {FPS: 5, Memory: n, Degraded: wire.DegradedFallback}}})
+	case "degraded": // id pipeline reason…
+		s.boards[args[0]].Say("reported", wire.Reported{V: 1, SID: 1, TS: time.Unix(0, 0).UTC(), Pipelines: map[string]wire.ReportedPipeline{
+			args[1]: {Accelerator: "xnnpack", Degraded: strings.Join(args[2:], " ")}}})
+	case "cold": // id pipeline milliseconds: its swap
+		w := s.boards[args[0]].Wish(args[1], s.wishes[args[0]+"/"+args[1]])
+		gap, err := strconv.ParseInt(args[2], 10, 64)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.boards[args[0]].Say("exec/"+w.Execution, wire.ExecStep{V: 1, ID: args[0] + "/" + w.Execution + "/600", Seq: 1, Execution: w.Execution,
+			Pipeline: args[1], Release: w.Release, N: 600, State: wire.Probation, TS: time.Unix(0, 0).UTC(), GapMS: gap})
+		s.heard(w.Execution, wire.Probation)
 	case "when": // the next command has printed word: report …
 		s.later = func(out *screen) {
 			for end := time.Now().Add(10 * time.Second); !strings.Contains(out.String(), args[0]); time.Sleep(time.Millisecond) {

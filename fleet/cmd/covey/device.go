@@ -140,7 +140,7 @@ func (a *app) showDevice(d v1.DeviceDetail) {
 	fmt.Fprintln(a.out)
 	var rows [][]string
 	for _, p := range d.Pipelines {
-		row := []string{p.Name, "", "", p.State.Word(), p.Accel, strconv.FormatFloat(p.FPS, 'f', 1, 64), "off", fault(p.Fault)}
+		row := []string{p.Name, "", "", p.State.Word(), p.Accel, strconv.FormatFloat(p.FPS, 'f', 1, 64), "", "off", fault(p.Fault)}
 		if p.Release != nil {
 			row[1] = p.Release.String()
 		}
@@ -154,11 +154,17 @@ func (a *app) showDevice(d v1.DeviceDetail) {
 			row[2] = "pinned on the device"
 		}
 		if p.Results {
-			row[6] = "on"
+			row[7] = "on"
+		}
+		if d.Health != nil && d.Health.Pipes[p.Name].Memory > 0 {
+			row[6] = size(d.Health.Pipes[p.Name].Memory)
+		}
+		if d.Reported != nil && p.Fault == nil { // it works, but worse than it did
+			row[8] = d.Reported.Pipelines[p.Name].Degraded
 		}
 		rows = append(rows, row)
 	}
-	a.table([]string{"PIPELINE", "RUNS", "WANTED", "LAST CHANGE", "ACCEL", "FPS", "RESULTS", "REASON"}, rows)
+	a.table([]string{"PIPELINE", "RUNS", "WANTED", "LAST CHANGE", "ACCEL", "FPS", "MEMORY", "RESULTS", "REASON"}, rows)
 }
 
 func health(h wire.Health) string {

@@ -162,12 +162,20 @@ func (a *app) rolloutShow() *cobra.Command {
 			fmt.Fprintln(a.out)
 			var rows [][]string
 			for _, x := range r.Executions {
-				rows = append(rows, []string{string(x.Device), x.State.Word(), string(x.State), strconv.Itoa(x.Attempt), a.ago(x.Updated), fault(x.Fault)})
+				rows = append(rows, []string{string(x.Device), x.State.Word(), string(x.State), strconv.Itoa(x.Attempt), a.ago(x.Updated), outcome(x)})
 			}
 			a.table([]string{"DEVICE", "IS", "STATE", "ATTEMPT", "SINCE", "REASON"}, rows)
 			return nil
 		}),
 	}
+}
+
+// outcome is why it failed, or what it cost.
+func outcome(x v1.Execution) string {
+	if f := fault(x.Fault); f != "" || x.GapMS == 0 {
+		return f
+	}
+	return fmt.Sprintf("nothing ran for %.1f s: no room for two models", float64(x.GapMS)/1000)
 }
 
 func (a *app) rolloutWatch() *cobra.Command {
@@ -228,7 +236,7 @@ func (a *app) showChange(ch v1.RolloutChange) {
 		if x.State == wire.Downloading && x.Total > 0 {
 			line += fmt.Sprintf(" %d %%", x.Done*100/x.Total)
 		}
-		if f := fault(x.Fault); f != "" {
+		if f := outcome(x); f != "" {
 			line += "  " + clean(f)
 		}
 		fmt.Fprintln(a.out, line)

@@ -167,6 +167,6 @@ func rolloutOf(r rollout.Rollout) v1.Rollout {
 func executionOf(x rollout.Execution) v1.Execution {
 	return v1.Execution{
 		ID: x.ID, Device: x.Device, Attempt: x.Attempt, State: x.State, Done: x.Done, Total: x.Total,
-		Fault: x.Fault, Updated: x.Updated,
+		GapMS: x.GapMS, Fault: x.Fault, Updated: x.Updated,
 	}
 }

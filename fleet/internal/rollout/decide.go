@@ -59,7 +59,7 @@ func Step(r Rollout, x Execution, s wire.ExecStep) Execution {
 	if s.Execution != x.ID || s.N <= x.N || s.Release != r.Release.Digest || x.State.Terminal() || !s.State.Valid() {
 		return x
 	}
-	x.N, x.Done, x.Total = s.N, s.Done, s.Total
+	x.N, x.Done, x.Total, x.GapMS = s.N, s.Done, s.Total, max(x.GapMS, s.GapMS)
 	if s.State == wire.Succeeded || s.State == wire.AlreadyInstalled {
 		return x
 	}

@@ -75,6 +75,11 @@ func TestStepsAreHints(t *testing.T) {
 			t.Errorf("%s: %s, want %s", tc.name, got.State, tc.want)
 		}
 	}
+	gap := step(1, wire.Probation)
+	gap.GapMS = 3200
+	if got := Step(running(), Step(running(), x, gap), step(2, wire.Succeeded)); got.GapMS != 3200 {
+		t.Errorf("a cold swap is forgotten: %+v", got)
+	}
 }
 
 func complains(rep wire.Reported, code string) wire.Reported {

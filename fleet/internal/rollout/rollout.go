@@ -53,6 +53,7 @@ type Execution struct {
 	N       int            `json:"n"` // of the last step taken in
 	Done    int64          `json:"done,omitempty"`
 	Total   int64          `json:"total,omitempty"`
+	GapMS   int64          `json:"gap_ms,omitempty"` // that nothing ran, as wire.ExecStep has it
 	Fault   *wire.Fault    `json:"fault,omitempty"`
 	Updated time.Time      `json:"updated"`
 	// Before is the wish that this one replaced and that was fulfilled: what to go

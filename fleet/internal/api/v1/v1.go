@@ -255,6 +255,7 @@ type Execution struct {
 	State   wire.ExecState `json:"state"`
 	Done    int64          `json:"done,omitempty" doc:"Bytes at the device"`
 	Total   int64          `json:"total,omitempty" doc:"Bytes in all"`
+	GapMS   int64          `json:"gap_ms,omitempty" doc:"For how long nothing ran, ms: the board has no room for two models"`
 	Fault   *wire.Fault    `json:"fault,omitempty"`
 	Updated time.Time      `json:"updated"`
 }
