@@ -68,12 +68,15 @@ type PipelineFile struct {
 	Accelerator hal.Accelerator
 	// Accelerators are those that auto may choose from, best first; empty: the file's.
 	Accelerators []hal.Accelerator
-	Threads      int
-	Threshold    float32 // of a score, in (0,1]
-	Top          int     // items of a classification
-	Deadline     time.Duration
-	Memory       int64 // bytes of address space for the runner
-	DurableEach  bool  // commit each result to disk at once, not in groups
+	// AcceleratorDevice is which one of several: "usb:1" or "pci:0" of edgetpu, "gpu:1"
+	// of cuda and tensorrt. It goes to those of auto that have one.
+	AcceleratorDevice string
+	Threads           int
+	Threshold         float32 // of a score, in (0,1]
+	Top               int     // items of a classification
+	Deadline          time.Duration
+	Memory            int64 // bytes of address space for the runner
+	DurableEach       bool  // commit each result to disk at once, not in groups
 
 	Fit  string     // squash, letterbox or crop: pictures of other proportions than the model's; "" is squash
 	Crop [4]float32 // x0, y0, x1, y1 of the picture that the model sees, in 0..1; all 0: the whole
@@ -201,6 +204,7 @@ func (d *configDecoder) pipelines(to *[]PipelineFile) field {
 			p := PipelineFile{Accelerator: hal.Auto}
 			d.id(&p.Name)(key)
 			d.object("pipeline "+key.Value, d.pipelineFields(&p))(value)
+			d.checkDevice(&p, value)
 			if p.Source.Type == "" && value.Kind == yaml.MappingNode && child(value, "source") == nil {
 				d.errorf(key, `pipeline %s needs a source, as in "source: {type: folder, path: pictures}"`, key.Value)
 			}
@@ -214,21 +218,22 @@ func (d *configDecoder) pipelines(to *[]PipelineFile) field {
 
 func (d *configDecoder) pipelineFields(p *PipelineFile) fields {
 	return fields{
-		"source":       d.source(&p.Source),
-		"model":        d.path(&p.Model),
-		"labels":       d.path(&p.Labels),
-		"accelerator":  d.accelerator(&p.Accelerator),
-		"accelerators": d.accelerators(&p.Accelerators),
-		"threads":      d.integer(&p.Threads, 1, 64),
-		"threshold":    d.threshold(&p.Threshold),
-		"top":          d.integer(&p.Top, 1, 1000),
-		"deadline":     d.duration(&p.Deadline, time.Millisecond, time.Hour),
-		"fit":          d.oneOf(&p.Fit, "squash", "letterbox", "crop"),
-		"crop":         d.region(&p.Crop),
-		"bgr":          d.boolean(&p.BGR),
-		"shapes":       d.shapes(&p.Shapes),
-		"weight":       d.number(&p.Weight, 0.01, 100),
-		"memory":       d.size(&p.Memory, 16<<20, 1<<40),
+		"source":             d.source(&p.Source),
+		"model":              d.path(&p.Model),
+		"labels":             d.path(&p.Labels),
+		"accelerator":        d.accelerator(&p.Accelerator),
+		"accelerators":       d.accelerators(&p.Accelerators),
+		"accelerator_device": d.acceleratorDevice(&p.AcceleratorDevice),
+		"threads":            d.integer(&p.Threads, 1, 64),
+		"threshold":          d.threshold(&p.Threshold),
+		"top":                d.integer(&p.Top, 1, 1000),
+		"deadline":           d.duration(&p.Deadline, time.Millisecond, time.Hour),
+		"fit":                d.oneOf(&p.Fit, "squash", "letterbox", "crop"),
+		"crop":               d.region(&p.Crop),
+		"bgr":                d.boolean(&p.BGR),
+		"shapes":             d.shapes(&p.Shapes),
+		"weight":             d.number(&p.Weight, 0.01, 100),
+		"memory":             d.size(&p.Memory, 16<<20, 1<<40),
 		"durable": func(n *yaml.Node) {
 			var s string
 			d.oneOf(&s, "grouped", "each")(n)

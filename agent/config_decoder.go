@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -424,6 +425,38 @@ func (d *configDecoder) oneAccelerator(to *hal.Accelerator, known []hal.Accelera
 			return
 		}
 		d.oneOf((*string)(to), names...)(n)
+	}
+}
+
+// deviceName is what a runner calls one device of an accelerator.
+var deviceName = regexp.MustCompile(`^(usb|pci|gpu):(0|[1-9][0-9]{0,2})$`)
+
+func (d *configDecoder) acceleratorDevice(to *string) field {
+	return func(n *yaml.Node) {
+		var s string
+		d.text(&s)(n)
+		if s != "" && !deviceName.MatchString(s) {
+			d.errorf(n, "%q is no device as covey-agent doctor lists them: usb:0, usb:1, pci:0, … of edgetpu, gpu:0, … of cuda and tensorrt", s)
+			return
+		}
+		*to = s
+	}
+}
+
+// checkDevice finds a device that the pipeline's one accelerator cannot have.
+func (d *configDecoder) checkDevice(p *PipelineFile, pipeline *yaml.Node) {
+	kind, _, named := strings.Cut(p.AcceleratorDevice, ":")
+	ok := !named
+	switch p.Accelerator {
+	case hal.Auto:
+		ok = true
+	case hal.EdgeTPU:
+		ok = ok || kind != "gpu"
+	case hal.CUDA, hal.TensorRT:
+		ok = ok || kind == "gpu"
+	}
+	if !ok {
+		d.errorf(child(pipeline, "accelerator_device"), "%s has no device %s", p.Accelerator, p.AcceleratorDevice)
 	}
 }
 

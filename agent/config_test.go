@@ -74,7 +74,8 @@ pipelines:
     source: {type: synthetic, fps: 12.5, count: 10, width: 320, height: 240, live: true}
     model: m.tflite
     labels: l.txt
-    accelerator: external:libvx.so
+    accelerator: edgetpu
+    accelerator_device: usb:1
     threads: 2
     threshold: 0.4
     top: 3
@@ -86,7 +87,7 @@ pipelines:
     bgr: true
     weight: 2
     shapes: {x: [1, 3, 8, 8]}
-  a: {source: {type: folder, path: p, loop: true, fps: 1}}
+  a: {source: {type: folder, path: p, loop: true, fps: 1}, accelerator: external:libvx.so}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -97,14 +98,14 @@ pipelines:
 		t.Errorf("got %+v home %+v", f, f.Home)
 	}
 	want := PipelineFile{Name: "b", Source: SourceFile{Type: "synthetic", FPS: 12.5, Count: 10, Width: 320, Height: 240, Live: true},
-		Model: "/etc/covey/m.tflite", Labels: "/etc/covey/l.txt", Accelerator: "external:libvx.so", Threads: 2, Threshold: 0.4, Top: 3,
+		Model: "/etc/covey/m.tflite", Labels: "/etc/covey/l.txt", Accelerator: "edgetpu", AcceleratorDevice: "usb:1", Threads: 2, Threshold: 0.4, Top: 3,
 		Deadline: 500 * time.Millisecond, Memory: 256 << 20, DurableEach: true,
 		Fit: "letterbox", Crop: [4]float32{0, 0.25, 1, 0.75}, BGR: true, Weight: 2,
 		Shapes: map[string][]int{"x": {1, 3, 8, 8}}}
 	if !reflect.DeepEqual(f.Pipelines[0], want) {
 		t.Errorf("got  %+v\nwant %+v", f.Pipelines[0], want)
 	}
-	if len(f.Pipelines) != 2 || f.Pipelines[1].Name != "a" {
+	if len(f.Pipelines) != 2 || f.Pipelines[1].Name != "a" || f.Pipelines[1].Accelerator != "external:libvx.so" {
 		t.Error("pipelines are not in the order of the file")
 	}
 }
@@ -188,6 +189,13 @@ func TestMistakesSayWhereAndWhat(t *testing.T) {
 		{"size too small", pipe("memory: 1kB"), "is not a size of at least 16 MiB"},
 		{"threshold", pipe("threshold: 40"), "40 is not a number within 1e-06 and 1"},
 		{"accelerator", pipe("accelerator: xnpack"), `did you mean "xnnpack"?`},
+		{"device without a number", pipe("accelerator_device: usb"), `3:25: "usb" is no device as covey-agent doctor lists them: usb:0`},
+		{"device of nothing", pipe("accelerator_device: tpu:0"), `"tpu:0" is no device`},
+		{"device with more to it", pipe("accelerator_device: 'usb:1 '"), `"usb:1 " is no device`},
+		{"device as a number", pipe("accelerator_device: 1"), "want text, got the number 1"},
+		{"device of a CPU", pipe("accelerator_device: usb:0\n    accelerator: cpu"), "cpu has no device usb:0"},
+		{"GPU of an Edge TPU", pipe("accelerator: edgetpu\n    accelerator_device: gpu:0"), "edgetpu has no device gpu:0"},
+		{"stick of a GPU", pipe("accelerator: tensorrt\n    accelerator_device: usb:0"), "tensorrt has no device usb:0"},
 		{"health", "health_seconds: 1", "1 is not a whole number within 5 and 86400"},
 		{"no model can come", "fleet: {enabled: false}\n" + source("type: synthetic"), "pipeline cam has no model"},
 		{"control character", `data: "a\0b"`, "text holds a control character"},

@@ -122,10 +122,11 @@ func (o *opener) open(ctx context.Context, p PipelineFile, r recipe, atOnce bool
 		return nil, err
 	}
 	options := hal.Options{Accelerator: p.Accelerator, Threads: p.Threads, Deadline: p.Deadline, MemoryLimit: p.Memory, Weight: p.Weight, Shapes: p.Shapes,
-		Order: o.order, Sibling: r.sibling, Golden: r.golden, Settings: o.options[p.Accelerator]}
+		Device: p.AcceleratorDevice, Order: o.order, Sibling: r.sibling, Golden: r.golden}
 	if file.Format == modelfile.FormatTFLite && r.sibling == nil && file.Supports(hal.EdgeTPU) == nil {
 		options.Accelerator = hal.EdgeTPU // nothing else can run it
 	}
+	options.Settings = o.options[options.Accelerator]
 	if err := file.Check(modelfile.Limits{EdgeTPU: options.Accelerator == hal.EdgeTPU || r.sibling != nil}); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ type board struct {
 	devices []hal.Device
 	way     map[hal.Accelerator]*way
 	opened  []string
+	named   []string // accelerators that were given the name of a device, with it
 	probes  int
 	open    int // sessions, now
 	most    int // sessions, ever at one time
@@ -50,6 +51,9 @@ func (b *board) Open(ctx context.Context, m hal.Model, o hal.Options) (hal.Sessi
 	b.mu.Lock()
 	w := b.way[o.Accelerator]
 	b.opened = append(b.opened, Choice{Accelerator: o.Accelerator, Threads: o.Threads, Settings: o.Settings}.String())
+	if o.Device != "" {
+		b.named = append(b.named, string(o.Accelerator)+" "+o.Device)
+	}
 	b.mu.Unlock()
 	b.mu.Lock()
 	full := b.room > 0 && b.open >= b.room

@@ -268,6 +268,11 @@ func equal(a, b []hal.Device) bool {
 // open opens a model in one way.
 func (e *Engine) open(ctx context.Context, m hal.Model, o hal.Options, c Choice) (hal.Session, error) {
 	o.Accelerator, o.Threads, o.Settings = c.Accelerator, c.Threads, c.Settings
+	switch c.Accelerator {
+	case hal.EdgeTPU, hal.CUDA, hal.TensorRT:
+	default:
+		o.Device = "" // there is one of each of the others, and it has no name
+	}
 	m = fileFor(c.Accelerator, m, o)
 	o.Order, o.Sibling, o.Golden = nil, nil, nil
 	return e.config.Inner.Open(ctx, m, o)

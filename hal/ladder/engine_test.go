@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -455,6 +456,23 @@ func TestExplicit(t *testing.T) {
 	if len(b.opened) != 4 {
 		t.Errorf("opened %v", b.opened)
 	}
+}
+
+// The name of a device is for those that have one, and part of what a choice is for.
+func TestDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard().plug(hal.EdgeTPU, &way{latency: fixed(time.Millisecond)})
+		e, m := engine(b, nil), modelFile(t, "model")
+		for _, device := range []string{"usb:1", "usb:0"} {
+			wantChoice(t, open(t, e, m, hal.Options{Device: device}), hal.EdgeTPU, 1)
+		}
+		if want := []string{"edgetpu usb:1", "edgetpu usb:0"}; !slices.Equal(b.named, want) {
+			t.Errorf("named %v, want %v", b.named, want)
+		}
+		if n := len(b.opened); n != 2*5 { // the Edge TPU, the CPU and XNNPACK with one thread and two
+			t.Errorf("%d candidates were opened: %v", n, b.opened)
+		}
+	})
 }
 
 // A file for an Edge TPU is held against its sibling, and falls back to it.

@@ -75,6 +75,33 @@ func TestEdgeTPU(t *testing.T) {
 	}
 }
 
+// TestTwoCorals: models on both at once, two of them on one.
+func TestTwoCorals(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "edge.tflite")
+	if err := os.WriteFile(path, haltest.CustomModel("edgetpu-custom-op"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := engine(t, edgeTPU(t, 1, 1, goodLabel))
+	var open []hal.Session
+	for _, device := range []string{"usb:0", "pci:0", "usb:0"} {
+		s, err := e.Open(t.Context(), hal.Model{Name: "edge.tflite", Path: path}, hal.Options{Accelerator: hal.EdgeTPU, Device: device})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if got := s.Info().Device; got != device {
+			t.Errorf("asked for %s, got %s", device, got)
+		}
+		open = append(open, s)
+	}
+	for i, s := range open {
+		copy(s.Input(0, 0), floats(float32(i)))
+		if _, err := s.Run(0); err != nil || !bytes.Equal(s.Output(0, 0).Data, floats(float32(i))) {
+			t.Errorf("model %d: %v, %v", i, s.Output(0, 0).Data, err)
+		}
+	}
+}
+
 // gpu makes a GPU delegate, and an OpenCL library with so many platforms.
 func gpu(t *testing.T, platforms int) string {
 	t.Helper()

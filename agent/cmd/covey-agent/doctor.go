@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/user"
 	"runtime"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -191,7 +192,7 @@ func (r *report) print(w io.Writer, asJSON bool) error {
 		if d.Driver != "" {
 			versions += ", " + d.Driver
 		}
-		fmt.Fprintf(t, "can run on\t%s\t%s\t%s\n", d.Accelerator, d.Name, versions)
+		fmt.Fprintf(t, "can run on\t%s\t%s\t%s\n", strings.TrimSpace(string(d.Accelerator)+" "+d.ID), d.Name, versions)
 	}
 	for _, d := range r.Diagnoses {
 		mark := "ok"
