@@ -64,15 +64,13 @@ func (e *Engine) admit(m *sealed, name string) (done func(opened bool), err erro
 }
 
 // available is the memory that can be had without taking any from others, bytes:
-// what the kernel says, and what the group of this process is allowed.
+// what the kernel says, and what the groups of this process are allowed. A group's
+// use has the files in it that were read and written, up to its limit, however long
+// ago; those that nobody uses go when there is need.
 func available(root fs.FS) int64 {
 	free := int64(math.MaxInt64)
-	for line := range strings.Lines(text(root, "proc/meminfo")) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemAvailable:" {
-			if kb, err := strconv.ParseInt(f[1], 10, 48); err == nil {
-				free = kb << 10
-			}
-		}
+	if kb, ok := entry(root, "proc/meminfo", "MemAvailable:"); ok {
+		free = kb << 10
 	}
 	group, ok := strings.CutPrefix(strings.TrimSpace(text(root, "proc/self/cgroup")), "0::/")
 	for ok && group != "" {
@@ -80,7 +78,8 @@ func available(root fs.FS) int64 {
 		most, err := strconv.ParseInt(strings.TrimSpace(text(root, folder+"/memory.max")), 10, 64)
 		used, err2 := strconv.ParseInt(strings.TrimSpace(text(root, folder+"/memory.current")), 10, 64)
 		if err == nil && err2 == nil {
-			free = min(free, max(0, most-used))
+			files, _ := entry(root, folder+"/memory.stat", "inactive_file")
+			free = min(free, max(0, most-used+files))
 		}
 		i := strings.LastIndexByte(group, '/')
 		group = group[:max(i, 0)]
@@ -91,14 +90,19 @@ func available(root fs.FS) int64 {
 // pss is the memory of a process, with what it shares divided among those that
 // share it, bytes; 0 when the kernel does not tell.
 func pss(root fs.FS, pid int) int64 {
-	for line := range strings.Lines(text(root, "proc/"+strconv.Itoa(pid)+"/smaps_rollup")) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "Pss:" {
-			if kb, err := strconv.ParseInt(f[1], 10, 48); err == nil {
-				return kb << 10
-			}
+	kb, _ := entry(root, "proc/"+strconv.Itoa(pid)+"/smaps_rollup", "Pss:")
+	return kb << 10
+}
+
+// entry is the number behind a word that begins a line of a file.
+func entry(root fs.FS, name, word string) (n int64, ok bool) {
+	for line := range strings.Lines(text(root, name)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == word {
+			n, err := strconv.ParseInt(f[1], 10, 48)
+			return n, err == nil
 		}
 	}
-	return 0
+	return 0, false
 }
 
 func text(root fs.FS, name string) string {

@@ -180,6 +180,8 @@ func TestAvailable(t *testing.T) {
 		{"memory", map[string]string{"proc/meminfo": "MemTotal: 1000 kB\nMemAvailable:   500 kB\n"}, 500 << 10},
 		{"group", map[string]string{"proc/meminfo": "MemAvailable: 500 kB\n", "proc/self/cgroup": "0::/a/b\n",
 			"sys/fs/cgroup/a/memory.max": "300000\n", "sys/fs/cgroup/a/memory.current": "100000\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, 200000},
+		{"group with files in memory", map[string]string{"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "300000\n", "sys/fs/cgroup/a/memory.current": "290000\n",
+			"sys/fs/cgroup/a/memory.stat": "anon 80000\nfile 200000\nactive_file 40000\ninactive_file 150000\n"}, 160000},
 		{"group that is full", map[string]string{"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "3\n", "sys/fs/cgroup/a/memory.current": "9\n"}, 0},
 	} {
 		root := fstest.MapFS{}
