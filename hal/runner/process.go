@@ -85,13 +85,13 @@ func startProcess(c Config, groups *sandbox.Groups, a hal.Accelerator, memory in
 	// The runner ends with its socket; this is for one that does not.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	group := groups.New(c.Name, memory)
-	if group != nil {
-		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(group.File.Fd())
-	}
 	if err := p.cmd.Start(); err != nil {
 		unix.Close(p.fd)
 		group.End()
 		return nil, &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("start %s: %v", argv[0], err), Err: err}
+	}
+	if err := group.Take(p.cmd.Process.Pid); err != nil && !errors.Is(err, unix.ESRCH) {
+		p.said.log.Warn().Err(err).Msg("the runner has no cgroup of its own: its limits are those of a process")
 	}
 	// Waited for by close, through ended.
 	go func() {

@@ -81,10 +81,7 @@ func given(dir string) bool {
 }
 
 // A Group is the cgroup of one runner.
-type Group struct {
-	dir  string
-	File *os.File // of the group, for SysProcAttr.CgroupFD
-}
+type Group struct{ dir string }
 
 // New makes a group for a runner that may allocate so many bytes. It is nil where
 // there are no Groups to make it in, and where it cannot be made: the limits of the
@@ -108,11 +105,17 @@ func (g *Groups) New(name string, memory int64) *Group {
 			return nil
 		}
 	}
-	if one.File, err = os.Open(dir); err != nil {
-		one.End()
+	return one
+}
+
+// Take moves a process into the group. A nil group is allowed. It is done to a stage
+// that has just begun: to be made in the group it would need clone3, which systemd
+// takes from a service that may make no namespaces.
+func (g *Group) Take(pid int) error {
+	if g == nil {
 		return nil
 	}
-	return one
+	return put(g.dir, "cgroup.procs", strconv.Itoa(pid))
 }
 
 // End kills all that is left in the group and removes it. A nil group is allowed.
@@ -120,7 +123,6 @@ func (g *Group) End() {
 	if g == nil {
 		return
 	}
-	g.File.Close()
 	// What is being killed keeps the group for a moment.
 	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
 		err := unix.Rmdir(g.dir)
