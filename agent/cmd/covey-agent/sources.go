@@ -80,13 +80,13 @@ func (all *sources) open(ctx context.Context, s agent.SourceFile) (hal.Source, e
 		case "mjpeg":
 			return mjpeg.Open(ctx, mjpeg.Config{URL: s.URL, User: s.User, Password: password, CAFile: s.CA, FPS: s.FPS, Decode: decode})
 		case "rtsp":
-			c, err := exec.RTSP(exec.Camera{URL: s.URL, User: s.User, Password: password, Width: s.Width, FPS: s.FPS})
+			c, err := exec.RTSP(ctx, exec.Camera{URL: s.URL, User: s.User, Password: password, Width: s.Width, Height: s.Height, FPS: s.FPS})
 			return all.run(ctx, c, err, decode)
 		case "csi":
 			c, err := exec.CSI(os.DirFS("/"), exec.Port{Camera: s.Camera, Width: s.Width, Height: s.Height, FPS: s.FPS})
 			return all.run(ctx, c, err, decode)
 		case "exec":
-			return all.run(ctx, exec.Config{Program: s.Command, Format: exec.Format(s.Format), Width: s.Width, Height: s.Height}, nil, decode)
+			return all.run(ctx, exec.Config{Program: s.Command, Format: exec.Format(s.Format), Width: s.Width, Height: s.Height, FPS: s.FPS}, nil, decode)
 		case "mqtt":
 			c := sourcemqtt.Config{Subscribe: all.subscribe, Topic: s.Topic, Quiet: s.Quiet, Decode: decode}
 			if s.Samples() {

@@ -28,13 +28,20 @@ type Config struct {
 	// Secrets are struck out of what the program says before anybody sees it. Its
 	// arguments every user of the board can see.
 	Secrets []string
+	Input   string   // on its standard input; nobody else can see it
 	Env     []string // besides PATH, HOME and LANG, which are fixed: the program gets nothing else
+	FPS     float64  // most pictures a second, others are read and dropped; 0: all that come
 	// Stall is how long the program may take to its first picture and from one to the
 	// next. 0 means 15 s.
 	Stall  time.Duration
 	Decode func(picture []byte, f *hal.Frame) error // of MJPEG; nil means vision.DecodePicture
 	Log    func(line string)                        // told what the program says on its standard error, a bounded number of lines; may be nil
 }
+
+const usualStall = 15 * time.Second
+
+// period is the time from picture to picture.
+func period(fps float64) time.Duration { return time.Duration(float64(time.Second) / fps) }
 
 // A Source is one run of a program. It is live: pictures that nobody is ready for are
 // read and dropped, so that the next one is never old.
@@ -54,10 +61,14 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 		return nil, &hal.Error{Code: hal.CodeSource, Text: "program source without a program: name one and its arguments"}
 	}
 	if c.Stall == 0 {
-		c.Stall = 15 * time.Second
+		c.Stall = usualStall
 	}
-	if c.Stall < 0 {
-		return nil, &hal.Error{Code: hal.CodeSource, Text: fmt.Sprintf("program source with a limit of %v: give more than 0 s", c.Stall)}
+	if c.Stall < 0 || !(c.FPS >= 0 && c.FPS <= 1000) {
+		return nil, &hal.Error{Code: hal.CodeSource, Text: fmt.Sprintf(
+			"program source with a limit of %v and %v pictures a second: give more than 0 s, and 0 to 1000", c.Stall, c.FPS)}
+	}
+	if c.FPS > 0 {
+		c.Stall += period(c.FPS)
 	}
 	if c.Name == "" {
 		c.Name = filepath.Base(c.Program[0])

@@ -136,6 +136,38 @@ func TestNewest(t *testing.T) {
 	}
 }
 
+// Of pictures that come too soon none is given, and their times may shake.
+func TestPace(t *testing.T) {
+	c := sh(`printf 1111; printf 2222; printf 3333`, Gray, 2, 2)
+	c.FPS = 1
+	s := open(t, c)
+	var f hal.Frame
+	if err := s.Next(t.Context(), &f); err != nil || f.Planes[0][0] != '1' {
+		t.Fatalf("got %q, %v", f.Planes[0], err)
+	}
+	if err := s.Next(t.Context(), &f); hal.CodeOf(err) != hal.CodeSourceLost {
+		t.Errorf("got %q, %v", f.Planes[0], err)
+	}
+	for _, tt := range []struct {
+		fps          float64
+		every, shake time.Duration
+		want         int // of 100
+	}{
+		{0, time.Millisecond, 0, 100}, {10, 100 * time.Millisecond, 9 * time.Millisecond, 100}, {25, 10 * time.Millisecond, time.Millisecond, 25},
+		{10, 40 * time.Millisecond, 0, 40}, {30, time.Second, 0, 100},
+	} {
+		p, begin, got := pace{fps: tt.fps}, time.Now(), 0
+		for i := range 100 {
+			if !p.early(begin.Add(time.Duration(i)*tt.every + time.Duration(i%3-1)*tt.shake)) {
+				got++
+			}
+		}
+		if got < tt.want-1 || got > tt.want+1 {
+			t.Errorf("%+v: got %d", tt, got)
+		}
+	}
+}
+
 // lost reads until the source ends.
 func lost(t *testing.T, s *Source) error {
 	t.Helper()
@@ -204,6 +236,7 @@ func TestRefused(t *testing.T) {
 		{Config{Format: RGB, Program: []string{"/bin/sh"}, Width: 1 << 20, Height: 1 << 20}, "megapixels"},
 		{Config{Format: YUYV, Program: []string{"/bin/sh"}, Width: 3, Height: 2}, "even"},
 		{Config{Format: MJPEG, Program: []string{"/bin/sh"}, Stall: -1}, "more than 0 s"},
+		{Config{Format: MJPEG, Program: []string{"/bin/sh"}, FPS: -1}, "0 to 1000"},
 	} {
 		s, err := Open(t.Context(), tt.c)
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	osexec "os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -59,6 +60,9 @@ func start(path string, c Config, cut func(*bufio.Reader) cutter, box *source.Bo
 	p.cmd.Args[0] = c.Program[0]
 	p.cmd.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LANG=C.UTF-8"}, c.Env...)
 	p.cmd.Dir = "/"
+	if c.Input != "" {
+		p.cmd.Stdin = strings.NewReader(c.Input)
+	}
 	p.cmd.Stdout, p.cmd.Stderr = w, p.said
 	p.cmd.WaitDelay = straggle
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -66,7 +70,7 @@ func start(path string, c Config, cut func(*bufio.Reader) cutter, box *source.Bo
 		r.Close()
 		return nil, err
 	}
-	go p.readAll(cut(bufio.NewReaderSize(r, 64<<10)))
+	go p.readAll(cut(bufio.NewReaderSize(r, 64<<10)), &pace{fps: c.FPS})
 	go p.wait()
 	return p, nil
 }
@@ -81,7 +85,7 @@ func (p *process) control(f func(fd uintptr)) error {
 
 // readAll puts pictures into the box until the program writes no more, or what it
 // writes makes no sense.
-func (p *process) readAll(cut cutter) {
+func (p *process) readAll(cut cutter, pace *pace) {
 	defer close(p.read)
 	var memory []byte
 	for {
@@ -92,8 +96,34 @@ func (p *process) readAll(cut cutter) {
 			}
 			return
 		}
+		if err == nil && pace.early(began) {
+			memory = picture
+			continue
+		}
 		memory = p.box.Put(source.Item{Data: picture, At: began, Err: err})
 	}
+}
+
+// A pace lets through so many pictures a second.
+type pace struct {
+	fps float64 // 0: all
+	due time.Time
+}
+
+// early says whether a picture comes too soon. By half a period it may: else those of
+// a program with the same rate would be dropped as their times shake.
+func (p *pace) early(at time.Time) bool {
+	if p.fps == 0 {
+		return false
+	}
+	period := period(p.fps)
+	if p.due.Sub(at) > period/2 {
+		return true
+	}
+	if p.due = p.due.Add(period); p.due.Before(at) {
+		p.due = at.Add(period)
+	}
+	return false
 }
 
 // senseless is output that is not of the format that was promised.
