@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -198,8 +199,13 @@ func indices(names []string) ([]int, error) {
 	return list, nil
 }
 
-// inputs is everything that is plugged in and can be a source.
-func inputs() []hal.Input {
-	root := os.DirFS("/")
-	return slices.Concat(v4l2.Probe(root), exec.Probe(root), alsa.Probe(root), iio.Probe(root), serial.Probe(root), gpio.Probe(root))
+// inputs is everything that is plugged in under root and can be a source. A camera on
+// the board's own connector shows twice, by its sensor and by the node of its raw data;
+// it is listed by the sensor, which says what it is.
+func inputs(root fs.FS) []hal.Input {
+	cameras, own := v4l2.Probe(root), exec.Probe(root)
+	if len(own) > 0 {
+		cameras = slices.DeleteFunc(cameras, func(i hal.Input) bool { return i.Source == "csi" })
+	}
+	return slices.Concat(cameras, own, alsa.Probe(root), iio.Probe(root), serial.Probe(root), gpio.Probe(root))
 }
