@@ -57,6 +57,9 @@ const (
 	CodeRollback     Code = "E_ROLLBACK"      // older than what was taken in before
 	CodeTarget       Code = "E_TARGET"        // addressed to another device
 	CodeExpired      Code = "E_EXPIRED"       // past its time
+	CodeSignature    Code = "E_SIGNATURE"     // not signed by enough of the right keys
+	CodeMixed        Code = "E_MIXED"         // signed files that do not belong together
+	CodeTrust        Code = "E_TRUST"         // trust metadata that contradicts itself
 	CodeUnknown      Code = "E_UNKNOWN"       // an error without a code of its own
 	CodeConfig       Code = "E_CONFIG"        // configuration file
 )

@@ -53,6 +53,7 @@ var arrows = []struct{ room, may string }{
 
 	// What both ends share.
 	{"fleet/release", "hal/modelfile"},
+	{"fleet/trust", "fleet/blob"},
 	{"fleet/blob/...", ""},
 	{"fleet/link/...", ""},
 
@@ -85,7 +86,7 @@ var arrows = []struct{ room, may string }{
 	{"fleet/internal/api/v1", ""},
 	{"fleet/internal/...", "fleet/blob fleet/release hal/modelfile"},
 	{"fleet/cmd/covey-fleet", "fleet"},
-	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release hal/modelfile hal/vision hal/task hal/sketch"},
+	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch"},
 	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/link/..."},
 
 	{"firmware/...", ""},
@@ -111,6 +112,8 @@ var deps = []struct{ module, rooms string }{
 	{"github.com/yalue/onnxruntime_go", "hal/onnx"},
 	{"github.com/eclipse/paho.mqtt.golang", "fleet/link/mqtt fleet/internal/..._test fleet/e2e_test scripts/benchmark"},
 	{"github.com/mochi-mqtt/server/v2", "fleet/internal/broker fleet/link/mqtt_test agent/internal/uplink_test"},
+	{"github.com/theupdateframework/go-tuf/v2", "fleet/trust"},
+	{"github.com/secure-systems-lab/go-securesystemslib", "fleet/trust"}, // keys under a passphrase, canonical JSON
 	{"go.etcd.io/bbolt", "agent/internal/uplink fleet/internal/store"},
 	{"github.com/danielgtaylor/huma/v2", "fleet/internal/api"},
 	{"github.com/prometheus/client_golang", "fleet fleet/internal/... agent/internal/health agent/internal/local"},

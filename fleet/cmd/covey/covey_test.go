@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -144,6 +146,8 @@ func (s *script) normal(text string) string {
 		{`until \d{4}-\d\d-\d\d \d\d:\d\d`, "until SOON"},
 		{`\d{4}-\d\d-\d\dT[\d:.]+Z`, "TIME"},
 		{`"seen": "[^"]*"`, `"seen": "TIME"`},
+		{`(?m)^root [0-9a-f]{64}$`, "root FINGERPRINT"},
+		{`made key [0-9a-f]{8}`, "made key xxxxxxxx"},
 		{`127\.0\.0\.1:\d+: connect`, "ADDRESS: connect"},
 	} {
 		text = regexp.MustCompile(r.re).ReplaceAllString(text, r.with)
@@ -168,6 +172,21 @@ func (s *script) act(words []string) {
 			s.t.Fatal(err)
 		}
 		apitest.Model(s.t, s.dir, args[0], n)
+	case "key": // name: the key of that name, the same every time
+		seed := sha256.Sum256([]byte(args[0]))
+		k := ed25519.NewKeyFromSeed(seed[:])
+		text := fmt.Sprintf(`{"v":1,"public":"%x","seed":"%x"}`, k.Public(), seed)
+		if err := os.WriteFile(filepath.Join(s.dir, args[0]+".key"), []byte(text), 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+	case "mode": // file mode
+		mode, err := strconv.ParseUint(args[1], 8, 32)
+		if err == nil {
+			err = os.Chmod(filepath.Join(s.dir, args[0]), os.FileMode(mode))
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
 	case "file": // name word…
 		if err := os.WriteFile(filepath.Join(s.dir, args[0]), []byte(strings.Join(args[1:], "\n")+"\n"), 0o600); err != nil {
 			s.t.Fatal(err)

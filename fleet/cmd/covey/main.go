@@ -94,7 +94,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.PersistentFlags().StringVar(&a.data, "data", "", "data folder of a controller on this machine, instead of a login")
-	root.AddCommand(a.login(), a.logout(), a.device(), a.release(), a.set(), a.rollout(), a.home(), a.token())
+	root.AddCommand(a.login(), a.logout(), a.device(), a.release(), a.set(), a.rollout(), a.home(), a.token(), a.trust())
 	return root
 }
 
