@@ -106,9 +106,9 @@ func TestOpenFails(t *testing.T) {
 		{"notes", hal.CodeTimeout, "took too long"},
 		{"refuse-open", hal.CodeOp, `operator "Foo"  is not  here`},
 		{"made-up-code", hal.CodeEngine, "now"},
-		{"huge", hal.CodeEngine, "broke the protocol"},
-		{"negative", hal.CodeEngine, "broke the protocol"},
-		{"many", hal.CodeEngine, "broke the protocol"},
+		{"huge", hal.CodeCrash, "broke the protocol"},
+		{"negative", hal.CodeCrash, "broke the protocol"},
+		{"many", hal.CodeCrash, "broke the protocol"},
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
@@ -136,17 +136,19 @@ func TestRunFails(t *testing.T) {
 		lost bool
 	}{
 		{"refuse-run", hal.CodeInvoke, "bad input", false},
+		{"mumble-run", hal.CodeInvoke, "no reason", false},
 		{"crash-run", hal.CodeCrash, "died by SIGABRT in run", true},
 		{"exit-run", hal.CodeCrash, "ended with status 7 in run: goodbye", true},
 		{"killed-run", hal.CodeMemory, "died by SIGKILL in run", true},
 		{"hang-run", hal.CodeTimeout, "a run took longer than 300ms", true},
 		{"memory-run", hal.CodeMemory, "past its memory limit", true},
-		{"too-large", hal.CodeEngine, "broke the protocol", true},
-		{"wrong-shape", hal.CodeEngine, "broke the protocol", true},
-		{"wrong-rank", hal.CodeEngine, "broke the protocol", true},
-		{"late-time", hal.CodeEngine, "broke the protocol", true},
-		{"stray", hal.CodeEngine, "broke the protocol", true},
-		{"cut", hal.CodeEngine, "broke the protocol", true},
+		{"too-large", hal.CodeCrash, "broke the protocol", true},
+		{"wrong-shape", hal.CodeCrash, "broke the protocol", true},
+		{"wrong-rank", hal.CodeCrash, "broke the protocol", true},
+		{"late-time", hal.CodeCrash, "broke the protocol", true},
+		{"stray", hal.CodeCrash, "broke the protocol", true},
+		{"cut", hal.CodeCrash, "broke the protocol", true},
+		{"mute-run", hal.CodeCrash, "closed its socket during run", true},
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()

@@ -245,7 +245,11 @@ func (p *process) receive(h proto.Header) (proto.Kind, []byte, error) {
 		if err := proto.Unpack(body, &f); err != nil {
 			return 0, nil, err
 		}
-		return 0, nil, &hal.Error{Code: knownCode(f.Code), Text: proto.OneLine(f.Text)}
+		code := knownCode(f.Code)
+		if code == hal.CodeEngine && h.Kind == proto.KindRun {
+			code = hal.CodeInvoke // whatever it is, that run failed
+		}
+		return 0, nil, &hal.Error{Code: code, Text: proto.OneLine(f.Text)}
 	}
 	return 0, nil, fmt.Errorf("packet of kind %#x as an answer to %d", uint16(got.Kind), h.Kind)
 }
@@ -275,8 +279,17 @@ func (p *process) lost(session uint32, err error) error {
 
 // broken ends a runner that does not keep to the protocol.
 func (p *process) broken(session uint32, err error) error {
-	p.kill(&hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s broke the protocol: %v", p.name, err), Err: hal.ErrLost})
+	p.kill(&hal.Error{Code: blame(session), Text: fmt.Sprintf("runner %s broke the protocol: %v", p.name, err), Err: hal.ErrLost})
 	return p.died(session)
+}
+
+// blame is the code for a runner that is at fault and has not died of it. What it does
+// in a session counts against what it runs there, as a crash; else it is the program's.
+func blame(session uint32) hal.Code {
+	if session == 0 {
+		return hal.CodeEngine
+	}
+	return hal.CodeCrash
 }
 
 // wasDead is died for a request that could not be sent any more: the runner died
@@ -296,7 +309,7 @@ var errOther = errors.New("another model")
 // whose turn it is why. The first to ask is the one that it died under; the others
 // hear that they are not to blame.
 func (p *process) died(session uint32) error {
-	if !p.finish(&hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s closed its socket during %s", p.name, p.doing())}) {
+	if !p.finish(&hal.Error{Code: blame(session), Text: fmt.Sprintf("runner %s closed its socket during %s", p.name, p.doing())}) {
 		return &hal.Error{Code: hal.CodeEngine, Err: hal.ErrLost,
 			Text: fmt.Sprintf("runner %s cannot be ended: a driver holds it in %s; restart the board if it stays so", p.name, p.doing())}
 	}

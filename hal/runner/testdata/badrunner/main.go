@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -139,6 +140,8 @@ func (m *model) Run(in, out [][]byte, r *proto.Ran) error {
 		r.Outputs[0] = proto.Result{Bytes: int64(n), Rank: 2, Dims: [proto.MaxRank]int{n / 2, 2}}
 	case "refuse-run":
 		return &hal.Error{Code: hal.CodeInvoke, Text: "bad input"}
+	case "mumble-run":
+		return errors.New("no reason")
 	case "crash-run":
 		die(syscall.SIGABRT)
 	case "exit-run":
@@ -189,6 +192,9 @@ func (m *model) Run(in, out [][]byte, r *proto.Ran) error {
 		proto.Header{Kind: proto.KindRun | proto.Answer, Session: 1, Request: 1 << 40}.Put(p, proto.RanSize(1))
 		r.Put(p[proto.HeaderSize:])
 		unix.Write(proto.FD, p)
+	case "mute-run":
+		unix.Shutdown(proto.FD, unix.SHUT_RDWR)
+		time.Sleep(time.Hour)
 	case "cut":
 		unix.Write(proto.FD, []byte{1, 2, 3})
 	}
