@@ -67,13 +67,19 @@ func (b *bench) inRunner(ctx context.Context, model string, frames int) (timing,
 	for i := range in {
 		in[i] = byte(i * 31)
 	}
+	return timed(s, frames)
+}
+
+// timed runs a session so many times on what is in its input. The first run is not
+// counted: it pays for what is made once, as in the C programs.
+func timed(s hal.Session, frames int) (timing, error) {
 	engine, hop := make([]float64, 0, frames), make([]float64, 0, frames)
 	for i := -1; i < frames; i++ {
 		t, err := s.Run(0)
 		if err != nil {
 			return timing{}, fmt.Errorf("run %d: %w", i, err)
 		}
-		if i >= 0 { // the first pays for what is made once, as in the C program
+		if i >= 0 {
 			engine, hop = append(engine, us(t.Engine)), append(hop, us(t.Hop))
 		}
 	}

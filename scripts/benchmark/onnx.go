@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -104,17 +103,5 @@ func (b *bench) inONNXRunner(ctx context.Context, model string, frames int) (tim
 			binary.LittleEndian.PutUint32(in[i:], math.Float32bits(0.5))
 		}
 	}
-	engine, hop := make([]float64, 0, frames), make([]float64, 0, frames)
-	for i := -1; i < frames; i++ {
-		t, err := s.Run(0)
-		if err != nil {
-			return timing{}, fmt.Errorf("run %d: %w", i, err)
-		}
-		if i >= 0 { // the first pays for what is made once, as in the other loops
-			engine, hop = append(engine, us(t.Engine)), append(hop, us(t.Hop))
-		}
-	}
-	slices.Sort(engine)
-	slices.Sort(hop)
-	return timing{percentile(engine, 50), percentile(hop, 50)}, nil
+	return timed(s, frames)
 }
