@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -120,11 +121,17 @@ func (e *Engine) Open(ctx context.Context, m hal.Model, o hal.Options) (hal.Sess
 	}
 	if known := e.model(m, o); e.holds(ctx, m, o, known) {
 		s, err := e.best(ctx, m, o, known.choices, 1)
+		if err == nil && len(o.Golden) > 0 { // they may be stricter than what it was chosen by
+			if err = proven(s, o.Golden); err != nil {
+				err = errors.Join(err, s.Close())
+				s = nil
+			}
+		}
 		if err == nil || blamesModel(err) || ctx.Err() != nil {
 			return s, err
 		}
 		e.config.Log.Warn().Err(err).Str("model", m.Name).Stringer("choice", known.choices[0]).
-			Msg("what was best does not open any more: the model is measured again")
+			Msg("what was best does not open, or is not right, any more: the model is measured again")
 		e.config.Memory.forget(e.Name(), m.SHA256, e.asked(o))
 	}
 	s, _, err := e.measure(ctx, m, o, true)
@@ -150,6 +157,15 @@ func (e *Engine) Start(ctx context.Context, m hal.Model, o hal.Options) (hal.Ses
 		return s, err
 	}
 	return e.best(ctx, m, o, choices, len(choices))
+}
+
+// proven runs the golden samples of a release, and forgets them.
+func proven(s hal.Session, golden []hal.Sample) error {
+	w := walk{samples: golden}
+	if _, err := w.answers(s); err != nil {
+		return err
+	}
+	return s.Reset()
 }
 
 func explicit(o hal.Options) bool { return o.Accelerator != "" && o.Accelerator != hal.Auto }

@@ -513,6 +513,21 @@ func TestGolden(t *testing.T) {
 		right := hal.Sample{Inputs: [][]byte{[]byte("0123456789abcdef")}, Outputs: [][]byte{[]byte("0123456789abcdef")}}
 		s := open(t, engine(newBoard(), nil), modelFile(t, "model"), hal.Options{Golden: []hal.Sample{right}})
 		wantChoice(t, s, hal.XNNPACK, 2)
+		// What was chosen by inputs that were made up has to answer them, too.
+		b := newBoard()
+		b.way[hal.XNNPACK].compute = func(in, out [][]byte) {
+			for i, v := range in[0] {
+				out[0][i] = v + 2
+			}
+		}
+		e, m := engine(b, nil), modelFile(t, "model")
+		wantChoice(t, open(t, e, m, hal.Options{}), hal.XNNPACK, 2)
+		exact := right
+		exact.Tolerance = 0.1
+		wantChoice(t, open(t, e, m, hal.Options{Golden: []hal.Sample{exact}}), hal.CPU, 2)
+		if b.sessions() != 2 {
+			t.Errorf("%d sessions are open, want 2", b.sessions())
+		}
 		wrong := right
 		wrong.Outputs = [][]byte{[]byte("zzzzzzzzzzzzzzzz")}
 		for name, c := range map[string]struct {
