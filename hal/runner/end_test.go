@@ -82,6 +82,28 @@ func TestStuck(t *testing.T) {
 	})
 }
 
+// TestSlowDeath: a runner that a driver takes long to let go of, once it has crashed,
+// has died of that, and not of our impatience.
+func TestSlowDeath(t *testing.T) {
+	for signal, says := range map[string]string{"SEGV": "died by SIGSEGV in run", "KILL": "closed its socket during run"} {
+		synctest.Test(t, func(t *testing.T) {
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(pair[1])
+			p := &process{name: "bad", fd: pair[0], said: &stderr{}, ended: make(chan struct{}), users: 1, phase: "run"}
+			p.cmd = exec.Command("sh", "-c", "kill -"+signal+" $$")
+			_ = p.cmd.Run()
+			time.AfterFunc(2*graceful, func() { close(p.ended) })
+			if err := p.died(1); hal.CodeOf(err) != hal.CodeCrash || !errors.Is(err, hal.ErrLost) || !strings.Contains(err.Error(), says) {
+				t.Errorf("%v, want that it %s", err, says)
+			}
+			p.close()
+		})
+	}
+}
+
 // TestDeadBetweenRuns: a runner that dies while nobody waits for it is nobody's fault.
 func TestDeadBetweenRuns(t *testing.T) {
 	e := bad(t, "shared")

@@ -309,7 +309,8 @@ var errOther = errors.New("another model")
 // whose turn it is why. The first to ask is the one that it died under; the others
 // hear that they are not to blame.
 func (p *process) died(session uint32) error {
-	if !p.finish(&hal.Error{Code: blame(session), Text: fmt.Sprintf("runner %s closed its socket during %s", p.name, p.doing())}) {
+	impatience := &hal.Error{Code: blame(session), Text: fmt.Sprintf("runner %s closed its socket during %s", p.name, p.doing())}
+	if !p.finish(impatience) {
 		return &hal.Error{Code: hal.CodeEngine, Err: hal.ErrLost,
 			Text: fmt.Sprintf("runner %s cannot be ended: a driver holds it in %s; restart the board if it stays so", p.name, p.doing())}
 	}
@@ -321,7 +322,8 @@ func (p *process) died(session uint32) error {
 	if p.guilty != session {
 		return &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s ended under another model on %s", p.name, p.device), Err: errors.Join(hal.ErrLost, errOther)}
 	}
-	if p.cause != nil {
+	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if before := p.cause == impatience && status.Signal() != syscall.SIGKILL; p.cause != nil && !before { // it was ending already
 		return &hal.Error{Code: p.cause.Code, Text: p.cause.Text, Err: errors.Join(hal.ErrLost, p.cause.Err)}
 	}
 	return verdict(p.name, p.phase, p.cmd.ProcessState, p.said.last())
