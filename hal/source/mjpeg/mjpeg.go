@@ -88,6 +88,9 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 		}
 		return nil, err
 	}
+	if isPicture(r) {
+		s.pictures.Quiet += s.period // between two we do not ask
+	}
 	go s.read(living, r)
 	return s, nil
 }

@@ -181,6 +181,18 @@ func TestStalled(t *testing.T) {
 	}
 }
 
+// Between two single pictures as much time may go by as was asked for.
+func TestSeldom(t *testing.T) {
+	s := serve(t, &camera{t: t})
+	source := open(t, Config{URL: s.URL + "/snapshot.jpg", FPS: 5, Stall: 150 * time.Millisecond})
+	var f hal.Frame
+	for range 3 {
+		if err := source.Next(t.Context(), &f); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A camera that goes away in the midst of a picture is lost; Keep gets it back.
 func TestCutAndBack(t *testing.T) {
 	var visits atomic.Int64
