@@ -139,6 +139,7 @@ type series struct {
 	parser *numbers.Parser
 	ring   *window.Ring // nil until the first message says how many channels there are
 	values []float32
+	want   hal.Want // of who waits: a window may be as many samples as he wants
 	bad    error // of a message that nobody was told of
 	came   time.Time
 }
@@ -185,6 +186,7 @@ func (s *series) push(payload []byte, now time.Time) (err error) {
 		if s.ring, err = window.New(s.parser.Channels(), s.n.Window, s.n.Hop); err != nil {
 			return err
 		}
+		s.ring.Next(&hal.Frame{Want: s.want}) // it learns the size, so that this message counts
 	}
 	s.ring.Push(s.values, now)
 	return nil
@@ -225,6 +227,7 @@ func (s *series) next(ctx context.Context, quiet time.Duration, f *hal.Frame) er
 func (s *series) take(f *hal.Frame) (done bool, last time.Time, err error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	s.want = f.Want
 	if s.ring != nil && s.ring.Next(f) {
 		f.Name = ""
 		return true, s.came, nil

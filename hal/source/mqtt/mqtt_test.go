@@ -161,6 +161,27 @@ func TestNumbers(t *testing.T) {
 	})
 }
 
+// The first message counts, also where the model says how many are in a window.
+func TestFirst(t *testing.T) {
+	for want, publish := range map[int][]string{0: {"7"}, 2: {"7", "8"}} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &house{}
+			s := open(t, h, Config{Quiet: time.Minute, Numbers: &Numbers{}})
+			go func() {
+				synctest.Wait()
+				for _, p := range publish {
+					h.publish([]byte(p))
+				}
+			}()
+			var f hal.Frame
+			f.Want.Samples = want
+			if err := s.Next(t.Context(), &f); err != nil || len(f.Samples) != len(publish) || f.Samples[0] != 7 {
+				t.Errorf("%d wanted: %v, %v", want, f.Samples, err)
+			}
+		})
+	}
+}
+
 func TestRefused(t *testing.T) {
 	h := &house{}
 	for _, tt := range []struct {
