@@ -51,14 +51,14 @@ type stamp struct {
 	mtime time.Time
 }
 
-// Open begins to read a folder. It fails when the folder cannot be read, and when
-// it has no pictures and nobody waits for them.
+// Open begins to read a folder. One that cannot be read, and one that has no pictures
+// where nobody waits for them, is E_SOURCE; what makes no sense is E_CONFIG.
 func Open(c Config) (*Source, error) {
 	if c.Loop && c.Watch {
-		return nil, errors.New("folder source: loop and watch exclude each other, drop one")
+		return nil, &hal.Error{Code: hal.CodeConfig, Text: "folder source: loop and watch exclude each other, drop one"}
 	}
 	if !(c.FPS >= 0 && c.FPS <= 1e6) {
-		return nil, fmt.Errorf("folder source of %v frames a second: give 0 to 1000000", c.FPS)
+		return nil, &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("folder source of %v frames a second: give 0 to 1000000", c.FPS)}
 	}
 	if c.Decode == nil {
 		c.Decode = vision.DecodePicture
@@ -80,9 +80,28 @@ func Open(c Config) (*Source, error) {
 		return nil, err
 	}
 	if len(s.queue) == 0 && !c.Watch {
-		return nil, fmt.Errorf("folder %s has no pictures (jpg, png, bmp, gif): put some there or set watch", c.Path)
+		return nil, &hal.Error{Code: hal.CodeSource, Text: fmt.Sprintf("folder %s has no pictures (jpg, png, bmp, gif): put some there or set watch", c.Path)}
 	}
 	return s, nil
+}
+
+// refuse says why a folder cannot be read, and what to do.
+func refuse(path string, err error) error {
+	e := &hal.Error{Code: hal.CodeSource, Err: err}
+	var errno syscall.Errno
+	switch errors.As(err, &errno); {
+	case errno == syscall.ENOENT:
+		e.Text = fmt.Sprintf("folder %s is not there: make it, or mount what it is on", path)
+	case errno == syscall.EACCES:
+		e.Text = fmt.Sprintf("folder %s: not allowed: let the agent's user read it", path)
+	case errno == syscall.ENOTDIR:
+		e.Text = fmt.Sprintf("%s is no folder: give that of the pictures", path)
+	case errno == syscall.EMFILE || errno == syscall.ENOSPC:
+		e.Text = fmt.Sprintf("folder %s cannot be watched: raise fs.inotify.max_user_instances and max_user_watches with sysctl", path)
+	default:
+		e.Text = fmt.Sprintf("folder %s: %v", path, err)
+	}
+	return e
 }
 
 // Live is false: pictures wait.
@@ -100,7 +119,7 @@ func (s *Source) Close() error {
 func (s *Source) look() error {
 	entries, err := os.ReadDir(s.c.Path) // sorted
 	if err != nil {
-		return fmt.Errorf("folder source: %w", err)
+		return refuse(s.c.Path, err)
 	}
 	s.queue = s.queue[:0]
 	for _, e := range entries {

@@ -278,7 +278,7 @@ func TestWatchEnds(t *testing.T) {
 		t.Errorf("after canceled waits: got %s", got)
 	}
 	os.RemoveAll(dir)
-	if err := s.Next(t.Context(), new(hal.Frame)); err == nil || !strings.Contains(err.Error(), "is gone") {
+	if err := s.Next(t.Context(), new(hal.Frame)); hal.CodeOf(err) != hal.CodeSourceLost || !strings.Contains(err.Error(), "is gone: make it again") {
 		t.Errorf("folder gone: %v", err)
 	}
 }
@@ -289,14 +289,16 @@ func TestRefused(t *testing.T) {
 	write(t, empty, "f.txt", nil)
 	for _, tt := range []struct {
 		c    Config
+		code hal.Code
 		want string
 	}{
-		{Config{Path: empty}, "has no pictures"}, {Config{Path: empty + "/none"}, "no such file"},
-		{Config{Path: file, Watch: true}, "not a directory"}, {Config{Path: empty, Loop: true, Watch: true}, "exclude each other"},
-		{Config{Path: empty, FPS: -1}, "frames a second"},
+		{Config{Path: empty}, hal.CodeSource, "has no pictures"}, {Config{Path: empty + "/none"}, hal.CodeSource, "is not there: make it"},
+		{Config{Path: empty + "/none", Watch: true}, hal.CodeSource, "is not there: make it"},
+		{Config{Path: file, Watch: true}, hal.CodeSource, "is no folder"}, {Config{Path: file}, hal.CodeSource, "is no folder"},
+		{Config{Path: empty, Loop: true, Watch: true}, hal.CodeConfig, "exclude each other"}, {Config{Path: empty, FPS: -1}, hal.CodeConfig, "frames a second"},
 	} {
-		if _, err := Open(tt.c); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%+v: got %v, want %s", tt.c, err, tt.want)
+		if _, err := Open(tt.c); hal.CodeOf(err) != tt.code || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: got %v, want %s … %s", tt.c, err, tt.code, tt.want)
 		}
 	}
 }

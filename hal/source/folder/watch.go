@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/covey-edge/covey/hal"
 )
 
 // A watcher reads what the kernel tells about a folder (inotify). Files that are
@@ -31,12 +33,12 @@ type event struct {
 func watch(path string) (*watcher, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("watch folder %s: %w (raise fs.inotify.max_user_instances)", path, err)
+		return nil, refuse(path, err)
 	}
 	const mask = unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
 	if _, err := unix.InotifyAddWatch(fd, path, mask); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("watch folder %s: %w", path, err)
+		return nil, refuse(path, err)
 	}
 	return &watcher{file: os.NewFile(uintptr(fd), "inotify"), path: path}, nil
 }
@@ -56,7 +58,7 @@ func (w *watcher) read(ctx context.Context) ([]event, error) {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case !errors.Is(err, os.ErrDeadlineExceeded): // or else the end of an earlier ctx came late
-			return nil, fmt.Errorf("watch folder %s: %w", w.path, err)
+			return nil, refuse(w.path, err)
 		}
 	}
 }
@@ -73,7 +75,7 @@ func (w *watcher) parse(b []byte) ([]event, error) {
 		name := string(bytes.TrimRight(b[unix.SizeofInotifyEvent:end], "\x00"))
 		b = b[end:]
 		if mask&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_IGNORED|unix.IN_UNMOUNT) != 0 {
-			return nil, fmt.Errorf("folder %s is gone: make it again and restart", w.path)
+			return nil, &hal.Error{Code: hal.CodeSourceLost, Text: fmt.Sprintf("folder %s is gone: make it again, or mount what it is on", w.path)}
 		}
 		events = append(events, event{
 			name: name, gone: mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0, overflow: mask&unix.IN_Q_OVERFLOW != 0,
