@@ -24,7 +24,7 @@ import (
 )
 
 func (a *app) release() *cobra.Command {
-	return group("release", "Check, sign and push models, and look at what was pushed", a.releaseCheck(), a.releaseSign(), a.releasePush(), a.releaseList(), a.releaseShow())
+	return group("release", "Check, sign and push models, and look at what was pushed", a.releaseCheck(), a.releaseDiff(), a.releaseSign(), a.releasePush(), a.releaseList(), a.releaseShow())
 }
 
 func (a *app) releasePush() *cobra.Command {

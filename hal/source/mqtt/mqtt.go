@@ -140,7 +140,7 @@ type series struct {
 	ring   *window.Ring // nil until the first message says how many channels there are
 	values []float32
 	want   hal.Want // of who waits: a window may be as many samples as he wants
-	bad    error // of a message that nobody was told of
+	bad    error    // of a message that nobody was told of
 	came   time.Time
 }
 
