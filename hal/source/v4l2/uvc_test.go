@@ -312,8 +312,18 @@ func testWebcam(t *testing.T) {
 		s.Close()
 	}
 
+	// One that sends 30 a second and cannot send fewer is not silent while few are wished.
+	s := open(t, Config{Device: id, FPS: .4})
+	next(t, s, &f)
+	first := f.Captured
+	next(t, s, &f)
+	if apart := f.Captured.Sub(first); apart < 2*time.Second || apart > 3500*time.Millisecond {
+		t.Errorf("two pictures at 0.4 a second are %v apart", apart)
+	}
+	s.Close()
+
 	c := Config{Device: id, Format: "mjpeg"}
-	s := open(t, c)
+	s = open(t, c)
 	next(t, s, &f)
 	bad := good[:len(good)/2]
 	sends.Store(&bad)

@@ -197,8 +197,19 @@ func (s *Source) Next(ctx context.Context, f *hal.Frame) error {
 	return nil
 }
 
-// quiet is how long the camera may be silent.
-func (s *Source) quiet() time.Duration { return max(minQuiet, quietFrames*s.camera.interval) }
+// quiet is how long no good picture may be taken: that the camera is silent, and that
+// Config.FPS lets none through.
+func (s *Source) quiet() time.Duration {
+	return max(minQuiet, quietFrames*s.camera.interval) + s.period()
+}
+
+// period is the least time from frame to frame, as Config.FPS wishes; 0: none.
+func (s *Source) period() time.Duration {
+	if s.c.FPS == 0 {
+		return 0
+	}
+	return time.Duration(float64(time.Second) / s.c.FPS)
+}
 
 // newest waits for a buffer and takes the newest there is. Those that it passes over
 // go back to the driver.
@@ -251,9 +262,8 @@ func (s *Source) early(at time.Time) bool {
 	if s.due.Sub(at) > s.camera.interval/2 {
 		return true
 	}
-	period := time.Duration(float64(time.Second) / s.c.FPS)
-	if s.due = s.due.Add(period); s.due.Before(at) {
-		s.due = at.Add(period)
+	if s.due = s.due.Add(s.period()); s.due.Before(at) {
+		s.due = at.Add(s.period())
 	}
 	return false
 }
