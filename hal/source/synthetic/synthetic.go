@@ -38,10 +38,10 @@ func New(c Config) (*Source, error) {
 		c.Width, c.Height = 640, 480
 	}
 	if c.Width < 1 || c.Height < 1 || c.Width > maxSide || c.Height > maxSide {
-		return nil, fmt.Errorf("synthetic source of %d×%d pixels: give a width and height from 1 to %d", c.Width, c.Height, maxSide)
+		return nil, &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("synthetic source of %d×%d pixels: give a width and height from 1 to %d", c.Width, c.Height, maxSide)}
 	}
 	if !(c.FPS >= 0 && c.FPS <= 1e6) {
-		return nil, fmt.Errorf("synthetic source of %v frames a second: give 0 to 1000000", c.FPS)
+		return nil, &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("synthetic source of %v frames a second: give 0 to 1000000", c.FPS)}
 	}
 	s := &Source{c: c, ramp: make([]byte, c.Width+256)}
 	for i := range s.ramp {
