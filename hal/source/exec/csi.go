@@ -73,7 +73,7 @@ func rpicam(program string, p Port) Config {
 		Program: []string{program, "--nopreview", "--timeout", "0", "--camera", strconv.Itoa(p.Camera),
 			"--width", strconv.Itoa(p.Width), "--height", strconv.Itoa(p.Height), "--framerate", rate(p.FPS),
 			"--codec", "yuv420", "--flush", "--output", "-"},
-		Format: I420, Width: p.Width, Height: p.Height, Name: fmt.Sprintf("CSI camera %d (%s)", p.Camera, program),
+		Format: I420, Width: p.Width, Height: p.Height, Stall: usualStall + period(p.FPS), Name: fmt.Sprintf("CSI camera %d (%s)", p.Camera, program),
 	}
 }
 
@@ -85,7 +85,7 @@ func nvargus(p Port) Config {
 			fmt.Sprintf("video/x-raw(memory:NVMM),framerate=%s", fraction(p.FPS)), "!",
 			"nvvidconv", "!", fmt.Sprintf("video/x-raw,format=I420,width=%d,height=%d", p.Width, p.Height), "!",
 			"queue", "leaky=downstream", "max-size-buffers=1", "!", "y4menc", "!", "fdsink", "fd=1", "sync=false"},
-		Format: Y4M, Name: fmt.Sprintf("CSI camera %d (nvargus)", p.Camera),
+		Format: Y4M, Stall: usualStall + period(p.FPS), Name: fmt.Sprintf("CSI camera %d (nvargus)", p.Camera),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/haltest"
@@ -43,6 +44,16 @@ func TestCSIChoice(t *testing.T) {
 		}
 		if !strings.HasPrefix(got, tt.want) {
 			t.Errorf("%v: got\n%s, want\n%s", tt.files, got, tt.want)
+		}
+	}
+}
+
+// Of a camera that exposes for long a picture may take long.
+func TestCSISeldom(t *testing.T) {
+	const nv = "usr/lib/aarch64-linux-gnu/gstreamer-1.0/libgstnvarguscamerasrc.so"
+	for _, files := range [][]string{{"usr/bin/rpicam-vid"}, {"usr/bin/gst-launch-1.0", nv}} {
+		if c, err := CSI(root(files...), Port{FPS: .05}); err != nil || c.Stall != 35*time.Second {
+			t.Errorf("%v: one picture in 20 s has %v, %v", files, c.Stall, err)
 		}
 	}
 }
