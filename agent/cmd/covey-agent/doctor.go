@@ -94,10 +94,22 @@ func examine(ctx context.Context, config string, wanted bool) (*report, error) {
 	case err == nil:
 		r.Diagnoses = append(r.Diagnoses, examineFile(ctx, config, file)...)
 	case wanted || !errors.Is(err, os.ErrNotExist):
-		r.Diagnoses = append(r.Diagnoses, hal.Diagnosis{Subject: "configuration", Detail: err.Error(), Fix: "covey-agent check --config " + config})
+		r.Diagnoses = append(r.Diagnoses, broken(config, err))
 	}
 	return r, nil
 }
+
+// broken is the line about a configuration that cannot be read.
+func broken(config string, err error) hal.Diagnosis {
+	d := hal.Diagnosis{Subject: "configuration", Detail: line(err), Fix: "covey-agent check --config " + config}
+	if errors.Is(err, os.ErrNotExist) {
+		d.Fix = "write it, or name another with --config"
+	}
+	return d
+}
+
+// line is an error, which may be several, in one line.
+func line(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // here is the board that this program runs on.
 func here(data string) doctor.Board {
@@ -121,8 +133,17 @@ func here(data string) doctor.Board {
 
 func examineFile(ctx context.Context, config string, file *agent.File) []hal.Diagnosis {
 	list := append([]hal.Diagnosis{{Subject: "configuration", OK: true, Detail: config}}, chosen(file.Data)...)
+	b := here(file.Data)
+	for _, d := range file.Delegates {
+		list = append(list, doctor.Delegate(b, d.Library, d.Devices))
+	}
+	for _, p := range file.Pipelines {
+		if p.Model != "" {
+			list = append(list, doctor.Model(p.Name, p.Model))
+		}
+	}
 	if err := checkSources(ctx, file); err != nil {
-		list = append(list, hal.Diagnosis{Subject: "sources", Detail: err.Error(), Fix: "mend the path in " + config})
+		list = append(list, hal.Diagnosis{Subject: "sources", Detail: line(err), Fix: "mend the path in " + config})
 	}
 	id, err := agent.LoadIdentity(file.Data)
 	switch {

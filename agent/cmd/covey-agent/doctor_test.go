@@ -86,3 +86,41 @@ func TestChosen(t *testing.T) {
 		t.Errorf("broken: %+v", list)
 	}
 }
+
+// TestExamineFile: what a configuration needs and what is not there makes lines, each
+// of one line and with a fix.
+func TestExamineFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	for text, want := range map[string][]string{
+		"": {"configuration"},
+		"pipelines: {a: {sorce: 1}, b: {sorce: 1}}": {"configuration"},
+		"delegates: [{library: libnone_delegate.so}]\npipelines: {a: {source: {type: folder, path: none}, model: none.tflite}, b: {source: {type: folder, path: no}}}": {
+			"delegate libnone_delegate.so", "model of pipeline a", "sources"},
+	} {
+		if text != "" {
+			if err := os.WriteFile(path, []byte("data: data\n"+text+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+		var list []hal.Diagnosis
+		if file, err := agent.ReadFile(path); err != nil {
+			list = append(list, broken(path, err))
+		} else {
+			list = examineFile(t.Context(), path, file)
+		}
+		bad := map[string]bool{}
+		for _, d := range list {
+			if strings.Contains(d.Detail+d.Fix, "\n") || d.OK != (d.Fix == "") {
+				t.Errorf("%+v: want one line, and a fix where it is not OK", d)
+			}
+			bad[d.Subject] = bad[d.Subject] || !d.OK
+		}
+		for _, subject := range want {
+			if !bad[subject] {
+				t.Errorf("%s: nothing of %q in %+v", text, subject, list)
+			}
+		}
+	}
+}
