@@ -10,6 +10,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -186,6 +187,7 @@ func rtsp(t testing.TB, c Camera) Config {
 func TestRTSPCodecs(t *testing.T) {
 	for name, codec := range map[string][]string{"MPEG-4": mpeg4, "H.264": h264, "H.265": h265, "H.264 over TLS": h264} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := newRTSPServer(t, "hu:sh@1")
 			h.publish("320x240", codec)
 			address := "rtsp://" + h.address
@@ -206,8 +208,9 @@ func TestRTSPCodecs(t *testing.T) {
 // A camera that sends fewer pictures than are wished sends no more for it, and a size
 // is what it is.
 func TestRTSPRate(t *testing.T) {
+	t.Parallel()
 	h := newRTSPServer(t, "")
-	h.publish("320x240", append([]string{"-r", "5"}, h264...))
+	h.publish("320x240", slices.Concat(h264, []string{"-r", "5", "-g", "5"}))
 	s := open(t, rtsp(t, Camera{URL: "rtsp://" + h.address + "/cam", Width: 200, Height: 100, FPS: 50}))
 	var f hal.Frame
 	if err := s.Next(t.Context(), &f); err != nil || f.Width != 200 || f.Height != 100 {
