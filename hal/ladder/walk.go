@@ -76,6 +76,7 @@ type walk struct {
 	lost   []hal.Attempt
 	failed []Choice // settings that broke
 
+	patient   bool  // the next candidate gets the longest deadlines
 	alone     bool  // there is no room for two at a time: each is timed by itself
 	condemned error // why the model is refused, whatever else could run it
 }
@@ -251,6 +252,11 @@ func (w *walk) try(ctx context.Context, c Choice) error {
 		w.free()
 		s, err = w.begin(ctx, c)
 	}
+	if w.gated && onCPU(c.Accelerator) && hal.CodeOf(err) == hal.CodeTimeout {
+		w.patient = true // the board may have been busy: nobody is condemned for that
+		s, err = w.begin(ctx, c)
+		w.patient = false
+	}
 	if err != nil {
 		w.broke(c, err, false)
 		return err
@@ -299,11 +305,11 @@ func (w *walk) begin(ctx context.Context, c Choice) (hal.Session, error) {
 	case timeout != 0:
 	case !onCPU(c.Accelerator):
 		timeout = driverOpen
-	case w.opening > 0 && !w.gated:
+	case w.opening > 0 && !w.patient:
 		timeout = max(leastOpen, deadlineRatio*w.opening)
 	}
 	begin := time.Now()
-	s, err := w.open(ctx, c, w.deadline(c), timeout)
+	s, err := w.open(ctx, c, w.deadline(), timeout)
 	if !onCPU(c.Accelerator) {
 		w.compiled += time.Since(begin)
 	}
@@ -325,10 +331,9 @@ func (w *walk) begin(ctx context.Context, c Choice) (hal.Session, error) {
 	return s, nil
 }
 
-// deadline is of a candidate's runs, short so that a hang costs little. Where a
-// hang would condemn the model it is the longest: the board may be busy.
-func (w *walk) deadline(c Choice) time.Duration {
-	if w.o.Deadline != 0 || w.cpu == 0 || w.gated && onCPU(c.Accelerator) {
+// deadline is of a candidate's runs.
+func (w *walk) deadline() time.Duration {
+	if w.o.Deadline != 0 || w.cpu == 0 || w.patient {
 		return w.o.Deadline
 	}
 	return deadlineFor(w.cpu)
@@ -570,7 +575,7 @@ func (w *walk) winner(ctx context.Context, t trial) (hal.Session, error) {
 		}
 		return s, nil
 	}
-	return w.open(ctx, t.choice, w.deadline(t.choice), w.o.OpenTimeout)
+	return w.open(ctx, t.choice, w.deadline(), w.o.OpenTimeout)
 }
 
 func reasons(lost []hal.Attempt) string {
