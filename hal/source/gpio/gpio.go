@@ -47,8 +47,10 @@ type Source struct {
 	began   bool     // the first state was given
 	opened  time.Time
 	seq     uint64
-	last    uint32 // number of the last event
-	events  []byte // that were read and not given yet
+	seen    uint64               // what was polled last,
+	since   [mostLines]time.Time // and since when each line is so
+	last    uint32               // number of the last event
+	events  []byte               // that were read and not given yet
 	buf     [16 * eventSize]byte
 	dropped uint64
 }
@@ -252,9 +254,10 @@ func (s *Source) poll(ctx context.Context) (time.Time, error) {
 		if err != nil {
 			return time.Time{}, s.failed(hal.CodeSourceLost, "the chip does not answer: connect it again", err)
 		}
-		if values != s.values {
-			s.values = values
-			return time.Now(), nil
+		now := time.Now()
+		if settled := s.settle(values, now); settled != s.values {
+			s.values = settled
+			return now, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -262,4 +265,21 @@ func (s *Source) poll(ctx context.Context) (time.Time, error) {
 		case <-t.C:
 		}
 	}
+}
+
+// settle is the state of lines that are polled, each as it was until it has kept
+// another one for as long as Debounce says; of other chips the kernel does this.
+func (s *Source) settle(values uint64, now time.Time) uint64 {
+	settled := s.values
+	for i := range s.offsets {
+		bit := uint64(1) << i
+		if (values^s.seen)&bit != 0 {
+			s.since[i] = now
+		}
+		if now.Sub(s.since[i]) >= s.c.Debounce {
+			settled = settled&^bit | values&bit
+		}
+	}
+	s.seen = values
+	return settled
 }

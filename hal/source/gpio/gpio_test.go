@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -134,6 +135,26 @@ func TestEdges(t *testing.T) {
 	w.Close()
 	if err := s.Next(t.Context(), &f); hal.CodeOf(err) != hal.CodeSourceLost {
 		t.Errorf("unplugged: %v", err)
+	}
+}
+
+// On a chip that is polled an edge that is undone too soon is none, whatever other
+// lines do.
+func TestDebounce(t *testing.T) {
+	for debounce, want := range map[time.Duration]string{0: "00 01 11 10 00 01", 30 * time.Millisecond: "00 01 00"} {
+		s := &Source{c: Config{Debounce: debounce}, offsets: []uint32{17, 4}}
+		got, now := "00", time.Now()
+		// Line 17 goes on and off, line 4 only for a moment meanwhile, then line 17 once more.
+		for _, values := range []uint64{0, 1, 1, 1, 1, 3, 3, 2, 0, 0, 0, 0, 1} {
+			now = now.Add(10 * time.Millisecond)
+			if settled := s.settle(values, now); settled != s.values {
+				s.values = settled
+				got += fmt.Sprintf(" %02b", settled)
+			}
+		}
+		if got != want {
+			t.Errorf("%v: got %s, want %s", debounce, got, want)
+		}
 	}
 }
 
