@@ -39,7 +39,10 @@ type Parser struct {
 // the same; of an object its numbers, in the order of their keys. What makes no sense
 // is E_CONFIG.
 func New(format Format, channels []string) (*Parser, error) {
-	p := &Parser{format: format, channels: channels}
+	p := &Parser{format: format}
+	if len(channels) > 0 {
+		p.channels = channels
+	}
 	if format != CSV && format != JSON {
 		return nil, &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("numbers as %q: give csv or json", format)}
 	}

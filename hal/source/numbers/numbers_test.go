@@ -18,6 +18,7 @@ func TestParse(t *testing.T) {
 		{CSV, nil, []string{"1,2.5, -3e2\r\n", "4,5,6"}, "[1 2.5 -300] [4 5 6]"},
 		{CSV, nil, []string{"1;2", "1\t2", "  1   2 ", "7 8"}, "[1 2] [1 2] [1 2] [7 8]"},
 		{CSV, nil, []string{"12"}, "[12]"},
+		{CSV, []string{}, []string{"1,2"}, "[1 2]"},
 		{CSV, nil, []string{"1,2", "1,2,3", "1", "1,,2", "1,x"}, "[1 2] (3 numbers after messages of 2) (1 numbers after messages of 2) (3 numbers after messages of 2) (not a number: \"x\")"},
 		{CSV, nil, []string{"1,", "nan", "inf", "0x10", "1e99", "1_0", "\x00\xff", " "}, "(not a number: \"\") (not a number: \"nan\") (not a number: \"inf\") (not a number: \"0x10\") (not a number: \"1e99\") (not a number: \"1_0\") (not a number: \"\\x00\\xff\") (empty message)"},
 		{CSV, []string{"2", "0"}, []string{"1,2,3", "x,2,3", "1,2,3,4", "1,2", "5,x,6"}, "[3 1] (not a number: \"x\") [3 1] (2 numbers, and no channel 2) [6 5]"},
