@@ -155,6 +155,8 @@ func (d *configDecoder) checkSource(n *yaml.Node, s *SourceFile) {
 		d.errorf(n, "width and height belong together")
 	case s.Type == "exec" && s.Format != "mjpeg" && s.Width == 0:
 		d.errorf(n, "raw pixels need width and height")
+	case (s.Type == "alsa" || s.Type == "wav") && s.Rate != math.Trunc(s.Rate):
+		d.errorf(n, "sound has a whole number of samples a second, and not %v", s.Rate)
 	case s.Hop > 0 && s.Window > 0 && s.Hop > s.Window:
 		d.errorf(n, "a hop of %d samples leaves out some between windows of %d", s.Hop, s.Window)
 	}

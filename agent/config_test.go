@@ -177,6 +177,7 @@ func TestMistakesSayWhereAndWhat(t *testing.T) {
 		{"width alone", source("type: v4l2, device: /dev/video0, width: 640"), "width and height belong together"},
 		{"raw without size", source("type: exec, command: [cat], format: nv12"), "raw pixels need width and height"},
 		{"hop past window", source("type: alsa, window: 10, hop: 11"), "a hop of 11 samples leaves out some"},
+		{"half a sample a second", source("type: alsa, rate: 0.5"), "sound has a whole number of samples a second, and not 0.5"},
 		{"no command", source("type: exec, command: [], format: mjpeg"), "want a list of 1 to 64 texts"},
 		{"format of another type", source("type: serial, device: d, format: mjpeg"), "is not one of csv, json"},
 		{"control that is no number", source("type: v4l2, device: d, controls: {gain: high}"), "want a whole number"},
