@@ -30,19 +30,20 @@ import (
 	"github.com/covey-edge/covey/hal"
 )
 
-// Config of an agent. All but the links, CheckOutbox, Floor and Root is required.
+// Config of an agent. All but the links, CheckOutbox, TrustRoot, Floor and Root is required.
 type Config struct {
-	File    *File
-	Device  wire.DeviceID
-	Version string
-	FS      blob.FS
-	Engines []hal.Engine
-	Source  func(context.Context, SourceFile) (hal.Source, error)
-	Fleet   *FleetLink // nil: no controller
-	Home    wire.Link  // nil: no house
-	Board   firmware.Board
-	Root    fs.FS     // of the board, for its gauges; nil: none are read
-	Floor   time.Time // when the program was made: it cannot be earlier; zero: not known
+	File      *File
+	Device    wire.DeviceID
+	Version   string
+	FS        blob.FS
+	Engines   []hal.Engine
+	Source    func(context.Context, SourceFile) (hal.Source, error)
+	Fleet     *FleetLink // nil: no controller
+	Home      wire.Link  // nil: no house
+	Board     firmware.Board
+	Root      fs.FS     // of the board, for its gauges; nil: none are read
+	TrustRoot string    // fingerprint of those who sign releases; "": the fleet's word is enough
+	Floor     time.Time // when the program was made: it cannot be earlier; zero: not known
 	// CheckOutbox is the command that ends in CheckOutbox; see there.
 	CheckOutbox []string
 	Log         zerolog.Logger
@@ -138,10 +139,14 @@ func (a *agent) build() error {
 	if a.uplink, err = uplink.New(a.uplinkConfig(offers)); err != nil {
 		return err
 	}
+	vouch, err := a.voucher()
+	if err != nil {
+		return err
+	}
 	a.loop = update.New(update.Config{
 		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
 		Fetcher: fetcher{a.uplink}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
-		Changed: func() { poke(a.changed) }, Floor: a.Floor,
+		Changed: func() { poke(a.changed) }, Floor: a.Floor, Voucher: vouch,
 	})
 	poke(a.changed)
 	return nil

@@ -283,7 +283,8 @@ func (c *controller) rest(t *testing.T, method, path string, body []byte) (statu
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(read(filepath.Base(at.CA)))
-	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	defer client.CloseIdleConnections() // only now: a server that is told to close reads no body that it does not need
 	req, err := http.NewRequestWithContext(t.Context(), method, at.API+path, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)

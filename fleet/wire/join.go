@@ -79,6 +79,9 @@ type EnrolResponse struct {
 	CA   string   `json:"ca"`   // PEM
 	MQTT string   `json:"mqtt"` // mqtts://host:port
 	Root string   `json:"root"` // of the topic tree
+	// TrustRoot is the SHA-256 of the first root of those who sign releases, in hex;
+	// "" where nobody does. A device keeps what it was told when it joined.
+	TrustRoot string `json:"trust_root,omitempty"`
 }
 
 // Validate is used by Parse.
@@ -102,6 +105,8 @@ func (r *EnrolResponse) Validate() error {
 		return errors.New("certificate is missing")
 	case err != nil || u.Host == "":
 		return errors.New("mqtt is not an address")
+	case r.TrustRoot != "" && !ValidDigest(r.TrustRoot):
+		return errors.New("trust_root is not a SHA-256")
 	}
 	return nil
 }

@@ -107,6 +107,15 @@ type DesiredSigned struct {
 	Expires   time.Time                 `json:"expires,omitzero"`
 	Pipelines map[string]DesiredRelease `json:"pipelines"`
 	Config    DesiredConfig             `json:"config"`
+	// Trust is what people have signed, as a blob: it says which releases may run.
+	// nil: nobody signs in this fleet.
+	Trust *DesiredTrust `json:"trust,omitempty"`
+}
+
+// DesiredTrust names a blob of trust metadata.
+type DesiredTrust struct {
+	SHA256 Digest `json:"sha256"`
+	Length int64  `json:"length"` // bytes
 }
 
 // DesiredRelease says which release a pipeline should run.

@@ -156,6 +156,10 @@ func (d *Desired) Validate() error {
 		c.release("pipelines."+clip(name), s.Pipelines[name])
 	}
 	c.that(s.Config.HealthSeconds >= 0 && s.Config.HealthSeconds <= 86400, "config.health_seconds: %d is not within 0…86400", s.Config.HealthSeconds)
+	if t := s.Trust; t != nil {
+		c.digest("trust.sha256", t.SHA256)
+		c.that(t.Length >= 1 && t.Length <= 1<<20, "trust.length: %d is not within 1…%d", t.Length, 1<<20)
+	}
 	c.count("config.results", len(s.Config.Results), MaxPipelines)
 	for _, p := range s.Config.Results {
 		c.that(p == "*" || ValidID(p), "config.results: %q is not a pipeline", clip(p))

@@ -70,7 +70,7 @@ var arrows = []struct{ room, may string }{
 	{"agent/internal/doctor", "firmware hal/modelfile"},
 	{"agent/internal/identity", "fleet/blob"},
 	{"agent/cmd/covey-agent", "agent agent/internal/... hal/... fleet/blob fleet/link/mqtt fleet/release firmware"},
-	{"agent", "agent/internal/... hal/... fleet/blob fleet/link/mqtt fleet/release firmware"},
+	{"agent", "agent/internal/... hal/... fleet/blob fleet/link/mqtt fleet/release fleet/trust firmware"},
 
 	// Programs under test, seen from outside.
 	{"fleet/sim", "agent fleet fleet/blob fleet/release fleet/link/... hal/haltest"},
@@ -80,11 +80,11 @@ var arrows = []struct{ room, may string }{
 	{"fleet/internal/store", ""},
 	{"fleet/internal/audit", "fleet/internal/store"},
 	{"fleet/internal/auth", "fleet/internal/store"},
-	{"fleet/internal/registry", "fleet/internal/auth fleet/internal/store fleet/blob fleet/release"},
+	{"fleet/internal/registry", "fleet/internal/auth fleet/internal/store fleet/blob fleet/release fleet/trust"},
 	{"fleet/internal/rollout", "fleet/internal/registry fleet/internal/store fleet/blob fleet/release"},
 	{"fleet/internal/broker", "fleet/internal/auth fleet/internal/registry fleet/link/mem"},
 	{"fleet/internal/api/v1", ""},
-	{"fleet/internal/...", "fleet/blob fleet/release hal/modelfile"},
+	{"fleet/internal/...", "fleet/blob fleet/release fleet/trust hal/modelfile"},
 	{"fleet/cmd/covey-fleet", "fleet"},
 	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch"},
 	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/link/..."},

@@ -92,7 +92,7 @@ func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, err
 		if file.Device != "" && file.Device != id.ID {
 			return c, nil, fmt.Errorf("the configuration says device %s, but this board joined as %s: change one, or join again", file.Device, id.ID)
 		}
-		c.Device = id.ID
+		c.Device, c.TrustRoot = id.ID, id.TrustRoot
 		renew = &renewal{data: file.Data, log: log}
 		renew.id.Store(id)
 		if c.Fleet, err = fleetLink(file, renew, log); err != nil {

@@ -150,6 +150,7 @@ func (i *Identity) Renew(ctx context.Context) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.TrustRoot = i.TrustRoot // who signs releases is not for the controller to change
 	return checked(&Identity{URL: i.URL, Key: key, EnrolResponse: *r})
 }
 

@@ -151,9 +151,13 @@ func TestJoinStoreRenew(t *testing.T) {
 	if got := time.Until(id.RenewAt()); got < 29*time.Minute || got > 31*time.Minute {
 		t.Errorf("renew in %v, want two thirds of 90 minutes that began 30 minutes ago", got)
 	}
+	id.TrustRoot = strings.Repeat("a", 64) // as it was told when it joined
 	next, err := id.Renew(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if next.TrustRoot != id.TrustRoot {
+		t.Errorf("renewal made %q of who signs releases", next.TrustRoot)
 	}
 	if next.Key == id.Key {
 		t.Error("renewal kept the old key")

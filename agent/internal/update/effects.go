@@ -57,7 +57,11 @@ func (j *journey) doDownload(ctx context.Context) {
 func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err error) {
 	p := j.pipeline()
 	w := p.Exec.Want
-	got, err = j.have(ctx, w.Release, w.Length, nil, nil)
+	if got, err = j.vouched(ctx, w); err != nil {
+		return nil, got, err
+	}
+	n, err := j.have(ctx, w.Release, w.Length, nil, nil)
+	got += n
 	if err != nil {
 		return nil, got, err
 	}
@@ -70,8 +74,43 @@ func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err
 		return nil, got, err
 	}
 	slot = slotOf(w, m, v)
-	n, err := j.haveAll(ctx, m.FilesOf(v))
+	n, err = j.haveAll(ctx, m.FilesOf(v))
 	return slot, got + n, err
+}
+
+// vouched asks whether a release may run, once what people have signed last is here.
+// Where that cannot be had, or does not verify, what they signed before decides.
+func (j *journey) vouched(ctx context.Context, w wire.DesiredRelease) (got int, err error) {
+	v, ref := j.l.c.Voucher, j.l.trusted()
+	if v == nil {
+		return 0, nil
+	}
+	var stale error
+	if ref != nil {
+		if got, stale = j.learn(ctx, v, *ref); ctx.Err() != nil {
+			return got, stale
+		}
+	}
+	err = v.Vouch(w.Name, w.Version, w.Release, w.Length, j.l.now())
+	if err != nil && stale != nil {
+		err = stale // the reason behind
+	}
+	return got, err
+}
+
+// learn fetches what people have signed last, and takes it in.
+func (j *journey) learn(ctx context.Context, v Voucher, ref wire.DesiredTrust) (got int, err error) {
+	if got, err = j.have(ctx, ref.SHA256, ref.Length, nil, nil); err != nil {
+		return got, err
+	}
+	b, err := j.l.c.Blobs.Read(ref.SHA256, ref.Length)
+	if err == nil {
+		err = v.Learn(b, j.l.now())
+	}
+	if err != nil {
+		j.log.Warn().Err(err).Str("code", string(hal.CodeOf(err))).Msg("what the fleet says is signed is not taken in")
+	}
+	return got, err
 }
 
 func slotOf(w wire.DesiredRelease, m *release.Manifest, v release.Variant) *slots.Slot {
@@ -189,7 +228,11 @@ func (b *progress) add(n int64) {
 
 // doVerify reads every file of the candidate and hashes it.
 func (j *journey) doVerify(ctx context.Context) {
-	_, err := j.files(ctx, j.pipeline().Candidate)
+	slot := j.pipeline().Candidate
+	_, err := j.files(ctx, slot)
+	if v := j.l.c.Voucher; v != nil && err == nil { // again: it may have been here before a power cut
+		err = v.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, j.l.now())
+	}
 	switch {
 	case err == nil:
 		j.verified = true

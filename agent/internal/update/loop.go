@@ -38,6 +38,8 @@ type Config struct {
 	ProbationWindow  time.Duration
 	// Changed is called whenever Reported has something new. It may not block.
 	Changed func()
+	// Voucher says which releases may run; nil: the fleet's word is enough.
+	Voucher Voucher
 }
 
 // A Loop keeps every pipeline on its way to the desired release.
@@ -47,9 +49,10 @@ type Loop struct {
 	fetching chan struct{} // one download at a time: the link is one
 	testing  chan struct{} // one self-test at a time: memory is one
 
-	mu    sync.Mutex  // guards what follows
-	fault *wire.Fault // about the desired document itself
-	rev   uint64      // of the last one that was taken in since the start
+	mu    sync.Mutex         // guards what follows
+	trust *wire.DesiredTrust // of the last document
+	fault *wire.Fault        // about the desired document itself
+	rev   uint64             // of the last one that was taken in since the start
 }
 
 // New makes a Loop; Run starts it.
@@ -113,6 +116,9 @@ func (l *Loop) Desire(d wire.Desired) error {
 		}
 	}
 	l.complain(unknown)
+	l.mu.Lock()
+	l.trust = d.Signed.Trust
+	l.mu.Unlock()
 	for name, j := range l.journeys {
 		if r, ok := d.Signed.Pipelines[name]; ok {
 			j.want(Want{Known: true, Release: &r})
@@ -172,6 +178,13 @@ func (l *Loop) now() time.Time {
 		return f
 	}
 	return now
+}
+
+// trusted names what people have signed last, nil where nobody signs.
+func (l *Loop) trusted() *wire.DesiredTrust {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.trust
 }
 
 // complain sets what Reported says about the desired document.

@@ -76,6 +76,14 @@ func (s *Stopped) Error() string { return s.Err.Error() }
 // Unwrap returns Err.
 func (s *Stopped) Unwrap() error { return s.Err }
 
+// A Voucher knows what people have signed. It may be used by many goroutines.
+type Voucher interface {
+	// Learn takes in a newer trust.Bundle, encoded. What does not verify changes nothing.
+	Learn(bundle []byte, now time.Time) error
+	// Vouch is nil for a release that may run. Else the code is trust.Set.Find's.
+	Vouch(name, version string, digest wire.Digest, length int64, now time.Time) error
+}
+
 // Steps takes the steps of executions on their way to the fleet; Seq is its own
 // to fill. It does not block for long.
 type Steps interface {

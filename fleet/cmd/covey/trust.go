@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/covey-edge/covey/fleet/blob"
+	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/trust"
 )
@@ -25,7 +26,7 @@ import (
 func (a *app) trust() *cobra.Command {
 	c := group("trust", "Say who may sign what runs",
 		group("key", "Keys that sign", a.keyNew(), a.keyShow()), a.trustInit(), a.trustSign(),
-		group("root", "Which keys count", a.rootRotate()), a.trustStatus())
+		group("root", "Which keys count", a.rootRotate()), a.trustStatus(), a.trustPush())
 	c.Long = `Say who may sign what runs. All of it is done without a controller, best on a machine
 that is not on a network: a folder holds what was signed, and goes from one signer
 to the next, or lies in a version control.
@@ -427,6 +428,44 @@ func (a *app) trustStatus() *cobra.Command {
 		}
 		a.trustPrint(s)
 		return nil
+	})
+	return c
+}
+
+func (a *app) trustPush() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use: "push", Short: "Send what was signed to the controller", Args: cobra.NoArgs,
+		Long: `Send what was signed to the controller, which hands it on to every board and cannot
+change it. Boards that join from now on are told whose signatures count, and install
+nothing else. The first push says for good whose root it is.`,
+		Example: "  covey trust push",
+	}
+	repositoryFlag(c, &dir)
+	c.RunE = do(func(ctx context.Context, _ []string) error {
+		r, err := trust.Load(dir)
+		if err != nil {
+			return err
+		}
+		b, err := r.Bundle()
+		if err != nil {
+			return &failure{code: exitRefused, what: err.Error()}
+		}
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
+		body := b.Encode()
+		resp, err := c.send(ctx, "PUT", "/v1/trust", bytes.NewReader(body), int64(len(body)))
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var got v1.Trust
+		if err := decode(resp.Body, &got); err != nil {
+			return c.unreachable(err)
+		}
+		return a.said(got, "sent; boards that join from now on trust root %.16s…\n", got.Root)
 	})
 	return c
 }

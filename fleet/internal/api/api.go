@@ -78,6 +78,7 @@ func New(cfg Config) (*API, error) {
 	a.devices()
 	a.people()
 	a.releases()
+	a.trust()
 	a.rollouts()
 	a.watches()
 	// What huma would have answered with; everything is a Problem here.

@@ -136,7 +136,13 @@ func (a *API) enrolDevice(_ context.Context, in *struct {
 		a.cfg.Log.Warn().Err(err).Str("address", in.addr).Str("device", string(in.Body.ID)).Msg("enrolment refused")
 		return nil, err
 	}
-	return ok(a.enrolled(e))
+	r := a.enrolled(e)
+	set, _, err := a.cfg.Registry.Trust()
+	if err != nil && !errors.Is(err, registry.ErrNotFound) {
+		return nil, err
+	}
+	r.TrustRoot = string(set.First)
+	return ok(r)
 }
 
 func (a *API) enrolled(e registry.Enrolment) wire.EnrolResponse {

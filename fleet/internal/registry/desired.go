@@ -58,6 +58,9 @@ func (r *Registry) UpdateDesired(tx *store.Tx, id wire.DeviceID, fn func(*wire.D
 	if rep := dev.Reported; rep != nil && rep.Rev >= doc.Rev && rep.Rev < maxRev {
 		doc.Rev = rep.Rev + 1
 	}
+	if doc.Trust, err = r.trustTx(tx); err != nil {
+		return none, fmt.Errorf("desired of %q: %w", id, err)
+	}
 	if err := fn(&doc); err != nil {
 		return none, fmt.Errorf("desired of %q: %w", id, err)
 	}

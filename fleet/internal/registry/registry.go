@@ -67,6 +67,7 @@ type Registry struct {
 	mu      sync.RWMutex
 	devices map[wire.DeviceID]*entry
 
+	trusting   sync.Mutex // one bundle of signatures at a time
 	publishing sync.Mutex // keeps an older desired document from overtaking a newer one
 
 	stats struct{ results, duplicates, bad atomic.Uint64 }

@@ -171,6 +171,18 @@ type ReleaseInfo struct {
 	By     string    `json:"by"`
 }
 
+// Trust is what people have signed, as the controller has it.
+type Trust struct {
+	Root    string   `json:"root" doc:"SHA-256 of the first root: what devices are told when they join"`
+	Expires []Expiry `json:"expires" doc:"When its files count no more, the first first"`
+}
+
+// An Expiry is the day after which a file of Trust counts no more.
+type Expiry struct {
+	File string    `json:"file"`
+	At   time.Time `json:"at"`
+}
+
 // Releases are the releases the controller holds, newest first.
 type Releases struct {
 	Releases []ReleaseInfo `json:"releases"`

@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/covey-edge/covey/agent/internal/update"
+	"github.com/covey-edge/covey/fleet/trust"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// TrustPath is the file below an agent's data folder that holds what people have
+// signed last.
+func TrustPath(data string) string { return filepath.Join(data, "trust.json") }
+
+// voucher is for a board that was told who signs when it joined; nil for others.
+func (a *agent) voucher() (update.Voucher, error) {
+	if a.TrustRoot == "" {
+		return nil, nil
+	}
+	v := &voucher{store: trust.Store{FS: a.FS, Path: TrustPath(a.File.Data)}}
+	set, damage, err := v.store.Load(trust.Fingerprint(a.TrustRoot))
+	if err != nil {
+		return nil, err
+	}
+	if damage != nil {
+		a.Log.Error().Err(damage).Msg("what was signed is damaged on the disk; the fleet sends it again")
+	}
+	v.set = set
+	return v, nil
+}
+
+// A voucher is an update.Voucher that remembers on the board's disk.
+type voucher struct {
+	store trust.Store
+
+	mu  sync.Mutex // guards set, and its file
+	set trust.Set
+}
+
+// Learn verifies a bundle, and keeps it before it counts.
+func (v *voucher) Learn(bundle []byte, now time.Time) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	b, err := trust.ParseBundle(bundle)
+	if err != nil {
+		return err
+	}
+	next, err := v.set.Update(b, now)
+	if err != nil {
+		return err
+	}
+	if err := v.store.Save(next); err != nil {
+		return err
+	}
+	v.set = next
+	return nil
+}
+
+// Vouch asks for the release by name, and wants its digest.
+func (v *voucher) Vouch(name, version string, digest wire.Digest, length int64, now time.Time) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t, err := v.set.Find(trust.TargetName(name, version), now)
+	if err != nil {
+		return err
+	}
+	if t.SHA256 != string(digest) || t.Length != length {
+		return &hal.Error{Code: hal.CodeSignature, Text: t.Name + ": another release was signed by that name: " + wire.Digest(t.SHA256).Short()}
+	}
+	return nil
+}

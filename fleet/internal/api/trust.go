@@ -1,0 +1,52 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
+	"github.com/covey-edge/covey/fleet/trust"
+)
+
+// trust registers what people have signed. The controller hands it on and cannot
+// change it.
+func (a *API) trust() {
+	tags := []string{"trust"}
+	add(a, huma.Operation{OperationID: "show-trust", Method: http.MethodGet, Path: "/v1/trust", Summary: "Who may sign releases, and until when", Tags: tags}, viewer, a.showTrust)
+	add(a, huma.Operation{OperationID: "push-trust", Method: http.MethodPut, Path: "/v1/trust", Summary: "Send what people have signed", Tags: tags, MaxBodyBytes: 2 * trust.MaxBundle,
+		RequestBody: &huma.RequestBody{Required: true, Description: "A bundle of signed metadata", Content: map[string]*huma.MediaType{
+			"application/octet-stream": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
+		}}}, operator, a.pushTrust)
+}
+
+func (a *API) showTrust(context.Context, *empty) (*body[v1.Trust], error) {
+	set, _, err := a.cfg.Registry.Trust()
+	if err != nil {
+		return nil, err
+	}
+	return ok(trustOf(set))
+}
+
+func trustOf(s trust.Set) v1.Trust {
+	out := v1.Trust{Root: string(s.First)}
+	for _, e := range s.Expiries() {
+		out.Expires = append(out.Expires, v1.Expiry{File: e.File, At: e.At})
+	}
+	return out
+}
+
+func (a *API) pushTrust(ctx context.Context, in *Upload) (*body[v1.Trust], error) {
+	b, err := io.ReadAll(io.LimitReader(in.body, trust.MaxBundle+1))
+	if err != nil {
+		return nil, err
+	}
+	set, err := a.cfg.Registry.TakeTrust(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	a.cfg.Log.Info().Str("root", string(set.First)).Time("expires", set.Expiries()[0].At).Msg("signed releases taken in")
+	return ok(trustOf(set))
+}
