@@ -18,8 +18,8 @@ type Config struct {
 	Open func(ctx context.Context) (hal.Source, error)
 	Live bool // what Open's sources will say
 
-	// Hang is how long Open or Next may take before the source is called Stalled; 0:
-	// for ever, as a folder may that waits for pictures. Sources have shorter limits of
+	// Hang is how long Open, Next or Close may take before the source is called Stalled;
+	// 0: for ever, as a folder may that waits for pictures. Sources have shorter limits of
 	// their own; this one shows a source that does not keep to them. What hangs is told
 	// and not abandoned: it still holds the caller's frame.
 	Hang time.Duration
@@ -55,7 +55,7 @@ type Kept struct {
 
 	mutex  sync.Mutex
 	status Status
-	busy   time.Time // since when Open or Next is at work; zero: it is not
+	busy   time.Time // since when Open, Next or Close is at work; zero: it is not
 }
 
 // Keep returns a source that opens itself at the first Next.
@@ -107,7 +107,9 @@ func (k *Kept) Next(ctx context.Context, f *hal.Frame) error {
 			return err
 		}
 		k.broke(err)
+		k.begin()
 		_ = k.source.Close() // it has said what is wrong with it
+		k.end()
 		k.source = nil
 	}
 }

@@ -59,6 +59,7 @@ func TestAgain(t *testing.T) {
 type script struct {
 	every  time.Duration
 	steps  []error // the last one for ever
+	closes time.Duration
 	closed *int
 }
 
@@ -74,12 +75,17 @@ func (s *script) Next(ctx context.Context, f *hal.Frame) error {
 	f.Seq = 77
 	return err
 }
-func (*script) Live() bool     { return true }
-func (s *script) Close() error { *s.closed++; return errors.New("close failed") }
+func (*script) Live() bool { return true }
+func (s *script) Close() error {
+	time.Sleep(s.closes)
+	*s.closed++
+	return errors.New("close failed")
+}
 
 // world opens one script after the other and writes down what was told.
 type world struct {
 	scripts []*script // nil: cannot be opened
+	hang    time.Duration
 	opened  int
 	closed  int
 	told    []string
@@ -88,7 +94,7 @@ type world struct {
 
 func (w *world) keep() *Kept {
 	w.began = time.Now()
-	return Keep(Config{Live: true,
+	return Keep(Config{Live: true, Hang: w.hang,
 		Open: func(context.Context) (hal.Source, error) {
 			i := min(w.opened, len(w.scripts)-1)
 			w.opened++
@@ -225,6 +231,24 @@ func TestHang(t *testing.T) {
 		time.Sleep(time.Hour) // nobody asks for a frame: that is no fault of the source
 		if s := k.Status(); s.State != Live || s.Fault != nil || s.Frames != 2 || len(told) != 2 {
 			t.Errorf("afterwards: %+v, told %d times", s, len(told))
+		}
+	})
+}
+
+// One that hangs while it is closed, to be opened again, is told too.
+func TestHangInClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{hang: time.Minute, scripts: []*script{{steps: []error{errLost}, closes: 90 * time.Second}, {steps: []error{nil}}}}
+		k := w.keep()
+		defer k.Close()
+		done := make(chan error)
+		go func() { done <- k.Next(t.Context(), new(hal.Frame)) }()
+		time.Sleep(70 * time.Second)
+		if s := k.Status(); s.State != Stalled || hal.CodeOf(s.Fault) != hal.CodeSourceStalled {
+			t.Errorf("while it hangs: %+v", s)
+		}
+		if err := <-done; err != nil || k.Status().State != Live {
+			t.Errorf("afterwards: %v, %+v", err, k.Status())
 		}
 	})
 }
