@@ -147,6 +147,7 @@ func (s *script) normal(text string) string {
 		{`\d{4}-\d\d-\d\dT[\d:.]+Z`, "TIME"},
 		{`"seen": "[^"]*"`, `"seen": "TIME"`},
 		{`(?m)^root [0-9a-f]{64}$`, "root FINGERPRINT"},
+		{`trust root [0-9a-f]{16}`, "trust root FINGERPRINT"},
 		{`made key [0-9a-f]{8}`, "made key xxxxxxxx"},
 		{`127\.0\.0\.1:\d+: connect`, "ADDRESS: connect"},
 	} {

@@ -48,6 +48,9 @@ digest.`,
 		if err := c.call(ctx, "POST", "/v1/plan", req, &p); err != nil {
 			return err
 		}
+		for _, w := range p.Warnings {
+			fmt.Fprintln(a.err, a.paint(yellow, "warning: "+clean(w)))
+		}
 		if dry {
 			return a.showPlan(p)
 		}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -79,6 +80,9 @@ func (a *API) planRollout(_ context.Context, in *struct{ Body v1.Set }) (*body[v
 		return nil, err
 	}
 	out := v1.Plan{Release: briefOf(p.entry.Release), Pipeline: in.Body.Pipeline, Query: in.Body.Query, Targets: []v1.Target{}}
+	if out.Warnings, err = a.trustWarnings(p.entry, time.Now()); err != nil {
+		return nil, err
+	}
 	for i, t := range p.targets {
 		d := deviceOf(p.devices[i], wire.DesiredSigned{}, p.devices[i].LastSeen)
 		out.Targets = append(out.Targets, v1.Target{Device: t.Device, State: d.State, Now: slotOf(t.Now), Variant: t.Variant, Attempt: t.Attempt, Refusal: t.Refusal})

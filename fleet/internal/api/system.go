@@ -89,12 +89,13 @@ var (
 	descAgain   = prometheus.NewDesc("covey_results_duplicate_total", "Results that came again.", nil, nil)
 	descBad     = prometheus.NewDesc("covey_messages_bad_total", "Messages of devices that were malformed.", nil, nil)
 	descBlocks  = prometheus.NewDesc("covey_block_bytes_total", "Bytes of releases handed out over MQTT.", nil, nil)
+	descTrust   = prometheus.NewDesc("covey_trust_expires_timestamp_seconds", "When signatures expire first; from then on no board installs anything new.", nil, nil)
 	descLate    = prometheus.NewDesc("covey_block_requests_late_total", "Requests for blocks that were dropped because too many waited.", nil, nil)
 )
 
 // Describe names the metrics.
 func (c fleetCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDevices, descTwins, descResults, descAgain, descBad, descBlocks, descLate} {
+	for _, d := range []*prometheus.Desc{descDevices, descTwins, descResults, descAgain, descBad, descBlocks, descLate, descTrust} {
 		ch <- d
 	}
 }
@@ -116,4 +117,7 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(descBad, s.Bad)
 	counter(descBlocks, s.BlockBytes)
 	counter(descLate, s.BlockRequestsLate)
+	if set, _, err := c.r.Trust(); err == nil { // in a fleet in which people sign
+		ch <- prometheus.MustNewConstMetric(descTrust, prometheus.GaugeValue, float64(set.Expiries()[0].At.Unix()))
+	}
 }

@@ -2,12 +2,17 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
+	"github.com/covey-edge/covey/fleet/internal/registry"
+	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/trust"
 )
 
@@ -36,6 +41,31 @@ func trustOf(s trust.Set) v1.Trust {
 		out.Expires = append(out.Expires, v1.Expiry{File: e.File, At: e.At})
 	}
 	return out
+}
+
+// soon is when an expiry is warned of.
+const soon = 30 * 24 * time.Hour
+
+// trustWarnings say what boards that ask for signatures will make of a release.
+func (a *API) trustWarnings(e rollout.Entry, now time.Time) ([]string, error) {
+	set, _, err := a.cfg.Registry.Trust()
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil, nil // nobody signs
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, err := set.Find(trust.TargetName(e.Name, e.Version), now)
+	first := set.Expiries()[0]
+	switch {
+	case err != nil:
+		return []string{fmt.Sprintf("boards that ask for signatures refuse it: %v", err)}, nil
+	case t.SHA256 != string(e.Digest):
+		return []string{fmt.Sprintf("boards that ask for signatures refuse it: by that name another release was signed, %.12s", t.SHA256)}, nil
+	case first.At.Sub(now) < soon:
+		return []string{fmt.Sprintf("from %s on no board installs anything new: %s expires; sign it anew, `covey trust sign`, and push it", first.At.Format(time.DateOnly), first.File)}, nil
+	}
+	return nil, nil
 }
 
 func (a *API) pushTrust(ctx context.Context, in *Upload) (*body[v1.Trust], error) {

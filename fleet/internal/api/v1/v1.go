@@ -222,6 +222,7 @@ type Plan struct {
 	Pipeline string   `json:"pipeline"`
 	Query    string   `json:"query"`
 	Targets  []Target `json:"targets"`
+	Warnings []string `json:"warnings,omitempty" doc:"What will keep boards from it, or soon does, for people"`
 }
 
 // A Target is one device of a plan.
