@@ -131,6 +131,7 @@ type warm struct {
 	files  update.Files
 	text   string
 	closed bool
+	runs   int
 }
 
 func (w *warm) Info() hal.Info {
@@ -235,6 +236,10 @@ func (b *board) infer(l *update.Loop) {
 		if code, ok := strings.CutPrefix(word, "run:"); ok {
 			err = &hal.Error{Code: hal.Code(code), Text: "runner says no"}
 		}
+		if code, ok := strings.CutPrefix(word, "late:"); ok && w.runs > 15 {
+			err = &hal.Error{Code: hal.Code(code), Text: "runner says no"}
+		}
+		w.runs++
 		l.Note(name, string(w.files.Slot.Model), err)
 	}
 }

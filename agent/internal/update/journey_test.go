@@ -537,3 +537,41 @@ func TestCollect(t *testing.T) {
 		}
 	})
 }
+
+// A pipeline that has to go back waits for no other's release: that one may take a
+// driver twenty minutes to open.
+func TestTheWayBackWaitsForNobody(t *testing.T) {
+	ctrl := newController()
+	b := newBoard(t, crashfs.New(), ctrl)
+	b.pins = []wire.HelloPipeline{{Name: pipe}, {Name: "yard"}}
+	good, bad, slow := ctrl.release("good 1"), ctrl.release("late:E_CRASH x"), ctrl.release("hangs x")
+	b.lives(func(s *session) {
+		s.bring(1, good)
+		state := func(name string) wire.ExecState {
+			if e := s.pipeline(name).Exec; e != nil {
+				return e.State
+			}
+			return ""
+		}
+		reach := func(rev uint64, want map[string]wire.DesiredRelease, name string, st wire.ExecState) {
+			t.Helper()
+			if err := s.desire(rev, want); err != nil {
+				t.Fatal(err)
+			}
+			if !s.tick(time.Minute, func() bool { return state(name) == st }) {
+				t.Fatalf("%s is %s, want %s", name, state(name), st)
+			}
+		}
+		reach(2, map[string]wire.DesiredRelease{pipe: bad}, pipe, wire.Probation)
+		reach(3, map[string]wire.DesiredRelease{pipe: bad, "yard": slow}, "yard", wire.SelfTesting)
+		if state(pipe) != wire.Probation {
+			t.Fatalf("%s is %s: the test is too slow", pipe, state(pipe))
+		}
+		if !s.tick(time.Minute, s.settled(bad.Execution)) || state(pipe) != wire.RolledBack || s.runs(pipe) != good.Release {
+			t.Errorf("%s is %s and runs %s", pipe, state(pipe), s.runs(pipe).Short())
+		}
+		if state("yard") != wire.SelfTesting {
+			t.Errorf("yard is %s", state("yard"))
+		}
+	})
+}

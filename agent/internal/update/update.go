@@ -41,7 +41,7 @@ type Partial interface {
 }
 
 // An Installer opens releases and puts them to work. The loop calls it from one
-// goroutine for each pipeline, Prepare from one at a time.
+// goroutine for each pipeline, and Prepare with f.Trial from one at a time.
 type Installer interface {
 	// Prepare opens a release beside the one that runs and warms it up. With
 	// f.Trial it also runs the golden samples. Errors with a code that blames the
