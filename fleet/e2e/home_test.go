@@ -98,8 +98,9 @@ func wantPeacock(t *testing.T, b []byte) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		t.Fatal(err)
 	}
-	if r.Kind != "classify" || len(r.Items) == 0 || r.Items[0].Label != "peacock" || r.Items[0].Score < 0.9 || r.Accel != "xnnpack" {
-		t.Errorf("peacock.png is %+v, want a peacock above 0.9 by xnnpack", r)
+	if r.Kind != "classify" || len(r.Items) == 0 || r.Items[0].Label != "peacock" || r.Items[0].Score < 0.9 || r.Accel != "xnnpack" && r.Accel != "cpu" {
+		// Which of the CPU's two ways is faster is measured, here beside much else.
+		t.Errorf("peacock.png is %+v, want a peacock above 0.9 by the CPU", r)
 	}
 }
 
