@@ -11,12 +11,14 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/cjson"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/wire"
 )
 
 // How long signatures are good for. What is renewed by hand lasts a year; what says
@@ -165,6 +167,14 @@ func (r *Repository) rootInForce() bool { return int64(len(r.roots)) == r.root.S
 func (r *Repository) Delegate(family string, releases []string, q Quorum, now time.Time) error {
 	if err := q.check(family); err != nil {
 		return err
+	}
+	if !wire.ValidID(family) || slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], family) {
+		return fmt.Errorf("a family cannot be called %q: use [a-z0-9-]{1,32}, and none of %s", family, strings.Join(metadata.TOP_LEVEL_ROLE_NAMES[:], ", "))
+	}
+	for _, name := range releases {
+		if !wire.ValidID(name) {
+			return fmt.Errorf("%q is no release's name: use [a-z0-9-]{1,32}", name)
+		}
 	}
 	t := &r.targets.Signed
 	if t.Delegations == nil {

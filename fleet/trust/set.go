@@ -184,7 +184,8 @@ func (t *verified) update(s Set, b Bundle) error {
 		if !slices.Contains(families, name) {
 			return coded(hal.CodeTrust, "%s.json: nobody delegated to it", oneLine(name))
 		}
-		if _, err := t.UpdateDelegatedTargets(b.Families[name], name, metadata.TARGETS); err != nil {
+		// One that is out of date has its signatures, and keeps nobody else from going on.
+		if _, err := t.UpdateDelegatedTargets(b.Families[name], name, metadata.TARGETS); err != nil && !is[*metadata.ErrExpiredMetadata](err) {
 			return refused(oneLine(name)+".json", err)
 		}
 	}
@@ -227,16 +228,15 @@ func (t *verified) families() []string {
 }
 
 // Find says what may run under a target's name. What s holds was verified; that it is
-// in date, by the given time, is checked here, since only new installs have to be.
-// Codes: E_SIGNATURE for what nobody signed, E_EXPIRED.
+// in date, by the given time, is checked here, since only new installs have to be: the
+// four files, and a family's for what it has signed. Codes: E_SIGNATURE for what nobody
+// signed, E_EXPIRED.
 func (s Set) Find(name string, now time.Time) (Target, error) {
 	if s.Targets == nil {
 		return Target{}, coded(hal.CodeSignature, "%s: no signed releases are known yet", name)
 	}
-	for _, e := range s.Expiries() {
-		if later(now, s.Floor).After(e.At) {
-			return Target{}, coded(hal.CodeExpired, "%s has expired on %s: no new release is installed until it is signed anew; what runs goes on", e.File, e.At.Format(time.DateOnly))
-		}
+	if err := s.inDate(now, "root.json", "timestamp.json", "snapshot.json", "targets.json"); err != nil {
+		return Target{}, err
 	}
 	top, err := metadata.Targets().FromBytes(s.Targets)
 	if err != nil {
@@ -255,6 +255,9 @@ func (s Set) Find(name string, now time.Time) (Target, error) {
 				return Target{}, refused(role.Name+".json", err)
 			}
 			if f := family.Signed.Targets[name]; f != nil {
+				if err := s.inDate(now, role.Name+".json"); err != nil {
+					return Target{}, err
+				}
 				return target(name, role.Name, f)
 			}
 			if role.Terminating {
@@ -263,6 +266,16 @@ func (s Set) Find(name string, now time.Time) (Target, error) {
 		}
 	}
 	return Target{}, coded(hal.CodeSignature, "%s: nobody with the right keys has signed it", name)
+}
+
+// inDate says whether files count at a time.
+func (s Set) inDate(now time.Time, files ...string) error {
+	for _, e := range s.Expiries() {
+		if slices.Contains(files, e.File) && later(now, s.Floor).After(e.At) {
+			return coded(hal.CodeExpired, "%s has expired on %s: no new release is installed until it is signed anew; what runs goes on", e.File, e.At.Format(time.DateOnly))
+		}
+	}
+	return nil
 }
 
 // covers says whether patterns, in which * is a part of a name, fit a target.

@@ -232,6 +232,26 @@ func TestFamilies(t *testing.T) {
 	wantFind(t, s, evil, day0, hal.CodeSignature)
 	wantFind(t, s, trial, day0, "")
 
+	// A family that nobody signs anew keeps the others from nothing.
+	old := must(t, s, f.bundle(), day0)
+	f.r.families["pilot"].Signed.Expires = day0.Add(day)
+	f.r.families["pilot"].Signatures = nil
+	f.r.families["pilot"].Signed.Version++
+	f.sign(day0, pilot, f.publish)
+	now := day0.Add(2 * day)
+	lazy := must(t, old, f.bundle(), now)
+	wantFind(t, lazy, birds, now, "")
+	wantFind(t, lazy, trial, now, hal.CodeExpired)
+	for _, name := range []string{"targets", "root", "", "a b", "../x"} {
+		if err := f.r.Delegate(name, []string{"x"}, Quorum{public(pilot), 1}, day0); err == nil {
+			t.Errorf("a family is called %q", name)
+		}
+	}
+	if err := f.r.Delegate("fine", []string{"*"}, Quorum{public(pilot), 1}, day0); err == nil {
+		t.Error("a family has everything")
+	}
+	s = lazy
+
 	missing := f.bundle()
 	missing.Families = nil
 	wantRefused(t, s, missing, day0, hal.CodeMixed)

@@ -26,7 +26,7 @@ import (
 func (a *app) trust() *cobra.Command {
 	c := group("trust", "Say who may sign what runs",
 		group("key", "Keys that sign", a.keyNew(), a.keyShow()), a.trustInit(), a.trustSign(),
-		group("root", "Which keys count", a.rootRotate()), a.trustStatus(), a.trustPush())
+		group("root", "Which keys count", a.rootRotate()), a.trustFamily(), a.trustStatus(), a.trustPush())
 	c.Long = `Say who may sign what runs. All of it is done without a controller, best on a machine
 that is not on a network: a folder holds what was signed, and goes from one signer
 to the next, or lies in a version control.
@@ -309,6 +309,47 @@ has to be signed anew.`,
 			return err
 		}
 		if err := r.Rotate(s, a.now()); err != nil {
+			return usage("", "%s", err)
+		}
+		return a.saved(r, dir, nil)
+	})
+	return c
+}
+
+func (a *app) trustFamily() *cobra.Command {
+	var q struct {
+		releases, keys []string
+		threshold      int
+	}
+	var dir string
+	c := &cobra.Command{
+		Use: "family <name>", Short: "Give releases of some names to keys of their own", Args: cobra.ExactArgs(1),
+		Long: `Give releases of some names to keys of their own: those alone sign them from then on, a
+team its models, or one key what goes to a pilot. It counts when the keys that sign
+releases have signed it. The same again changes the keys.`,
+		Example: "  covey trust family pilot --names pilot-birds,pilot-cats --keys ci.pub",
+	}
+	c.Flags().StringSliceVar(&q.releases, "names", nil, "names of releases, by comma")
+	c.Flags().StringSliceVar(&q.keys, "keys", nil, "files of the keys, by comma")
+	c.Flags().IntVar(&q.threshold, "threshold", 1, "how many of them have to sign")
+	repositoryFlag(c, &dir)
+	c.RunE = do(func(_ context.Context, args []string) error {
+		if len(q.releases) == 0 || len(q.keys) == 0 {
+			return usage("covey trust family pilot --names pilot-birds --keys ci.pub", "a family has --names and --keys")
+		}
+		r, err := trust.Load(dir)
+		if err != nil {
+			return err
+		}
+		quorum := trust.Quorum{Threshold: q.threshold}
+		for _, file := range q.keys {
+			k, err := publicKey(file)
+			if err != nil {
+				return err
+			}
+			quorum.Keys = append(quorum.Keys, k)
+		}
+		if err := r.Delegate(args[0], q.releases, quorum, a.now()); err != nil {
 			return usage("", "%s", err)
 		}
 		return a.saved(r, dir, nil)

@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
+	"github.com/covey-edge/covey/fleet/internal/auth"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/trust"
@@ -72,6 +73,9 @@ func (a *API) pushTrust(ctx context.Context, in *Upload) (*body[v1.Trust], error
 	b, err := io.ReadAll(io.LimitReader(in.body, trust.MaxBundle+1))
 	if err != nil {
 		return nil, err
+	}
+	if _, _, err := a.cfg.Registry.Trust(); errors.Is(err, registry.ErrNotFound) && principal(ctx).Role != auth.RoleAdmin {
+		return nil, forbidden(principal(ctx), auth.RoleAdmin) // the first says for good whose root counts
 	}
 	set, err := a.cfg.Registry.TakeTrust(ctx, b)
 	if err != nil {
