@@ -109,9 +109,11 @@ type agentSetup struct {
 	prefix   []string // of its command, such as taskset
 }
 
-// synthetic is a pipeline that draws its pictures, as many as a round has frames.
+// synthetic is a pipeline that draws its pictures, as many as a round has frames. It
+// names its accelerator: what is compared is the way of a frame, not the search for
+// what is best, which would share the core with it.
 func (b *bench) synthetic() string {
-	return fmt.Sprintf("threads: %d, source: {type: synthetic, width: %d, height: %d, count: %d}", b.bare.threads, width, height, warm+counted)
+	return fmt.Sprintf("threads: %d, accelerator: xnnpack, source: {type: synthetic, width: %d, height: %d, count: %d}", b.bare.threads, width, height, warm+counted)
 }
 
 // agentFrames runs the agent until it has published all frames of a round.
