@@ -252,6 +252,9 @@ func (r *Repository) owner(name string) *metadata.Metadata[metadata.TargetsType]
 	return r.targets
 }
 
+// rootByOldKeys is a root that follows another, as the keys of that one see it.
+const rootByOldKeys = "root (by the old keys)"
+
 // A Role is how far one file of the repository has got.
 type Role struct {
 	Name    string
@@ -290,7 +293,7 @@ func (r *Repository) Roles() ([]Role, error) {
 			return nil, err
 		}
 		keys := old.Signed.Roles[metadata.ROOT]
-		if err := add(roleOf("root (by the old keys)", r.root, root.Version, root.Expires, old.Signed.Keys, keys.KeyIDs, keys.Threshold)); err != nil {
+		if err := add(roleOf(rootByOldKeys, r.root, root.Version, root.Expires, old.Signed.Keys, keys.KeyIDs, keys.Threshold)); err != nil {
 			return nil, err
 		}
 	}
@@ -330,7 +333,7 @@ func (r *Repository) Sign(ctx context.Context, s Signer, now time.Time) ([]strin
 			continue
 		}
 		switch role.Name {
-		case metadata.ROOT, "root (by the old keys)":
+		case metadata.ROOT, rootByOldKeys:
 			err = signOne(ctx, s, r.root, &done, metadata.ROOT)
 		case metadata.TARGETS:
 			err = signOne(ctx, s, r.targets, &done, metadata.TARGETS)
@@ -380,7 +383,7 @@ func (r *Repository) enact() error {
 		return err
 	}
 	for _, role := range roles {
-		if (role.Name == metadata.ROOT || role.Name == "root (by the old keys)") && !role.Signed() {
+		if (role.Name == metadata.ROOT || role.Name == rootByOldKeys) && !role.Signed() {
 			return nil
 		}
 	}

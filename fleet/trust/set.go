@@ -300,6 +300,9 @@ type Expiry struct {
 	At   time.Time
 }
 
+// Soon is how long before its day an expiry is warned of.
+const Soon = 30 * 24 * time.Hour
+
 // Expiries are those of all files that s holds, the first to come first.
 func (s Set) Expiries() []Expiry {
 	var list []Expiry

@@ -120,6 +120,18 @@ func publicKey(path string) (ed25519.PublicKey, error) {
 	return public, nil
 }
 
+func publicKeys(files []string) ([]ed25519.PublicKey, error) {
+	var list []ed25519.PublicKey
+	for _, file := range files {
+		k, err := publicKey(file)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, k)
+	}
+	return list, nil
+}
+
 // passphrase reads one from a file, or from a person.
 func (a *app) passphrase(path, prompt string) ([]byte, error) {
 	if path != "" {
@@ -202,12 +214,8 @@ func (f *setupFlags) add(c *cobra.Command) {
 func (f *setupFlags) over(s trust.Setup) (trust.Setup, error) {
 	var errs []error
 	keys := func(files []string) []ed25519.PublicKey {
-		var list []ed25519.PublicKey
-		for _, file := range files {
-			k, err := publicKey(file)
-			errs = append(errs, err)
-			list = append(list, k)
-		}
+		list, err := publicKeys(files)
+		errs = append(errs, err)
 		return list
 	}
 	first := s.Releases.Keys == nil
@@ -341,15 +349,11 @@ releases have signed it. The same again changes the keys.`,
 		if err != nil {
 			return err
 		}
-		quorum := trust.Quorum{Threshold: q.threshold}
-		for _, file := range q.keys {
-			k, err := publicKey(file)
-			if err != nil {
-				return err
-			}
-			quorum.Keys = append(quorum.Keys, k)
+		keys, err := publicKeys(q.keys)
+		if err != nil {
+			return err
 		}
-		if err := r.Delegate(args[0], q.releases, quorum, a.now()); err != nil {
+		if err := r.Delegate(args[0], q.releases, trust.Quorum{Keys: keys, Threshold: q.threshold}, a.now()); err != nil {
 			return usage("", "%s", err)
 		}
 		return a.saved(r, dir, nil)
@@ -434,6 +438,11 @@ func (a *app) saved(r *trust.Repository, dir string, done []string) error {
 	if err := r.Save(dir); err != nil {
 		return err
 	}
+	return a.stands(r, done)
+}
+
+// stands says how the repository stands, and what was signed just now.
+func (a *app) stands(r *trust.Repository, done []string) error {
 	s, err := stateOf(r, done)
 	if err != nil {
 		return err
@@ -460,15 +469,7 @@ func (a *app) trustStatus() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		s, err := stateOf(r, nil)
-		if err != nil {
-			return err
-		}
-		if a.json {
-			return encode(a.out, s)
-		}
-		a.trustPrint(s)
-		return nil
+		return a.stands(r, nil)
 	})
 	return c
 }
@@ -511,9 +512,6 @@ nothing else. The first push says for good whose root it is.`,
 	return c
 }
 
-// soon is when an expiry is warned of.
-const soon = 30 * 24 * time.Hour
-
 func (a *app) trustPrint(s trustState) {
 	var rows [][]string
 	for _, r := range s.Roles {
@@ -532,7 +530,7 @@ func (a *app) trustPrint(s trustState) {
 		fmt.Fprintf(a.out, "root %s\n", s.Fingerprint)
 	}
 	for _, r := range s.Roles {
-		if d := r.Expires.Sub(a.now()); d < soon {
+		if d := r.Expires.Sub(a.now()); d < trust.Soon {
 			fmt.Fprintln(a.err, a.paint(yellow, fmt.Sprintf("%s: no board installs anything new after %s; run: covey trust sign", r.Role, r.Expires.Format(time.DateOnly))))
 		}
 	}

@@ -44,9 +44,6 @@ func trustOf(s trust.Set) v1.Trust {
 	return out
 }
 
-// soon is when an expiry is warned of.
-const soon = 30 * 24 * time.Hour
-
 // trustWarnings say what boards that ask for signatures will make of a release.
 func (a *API) trustWarnings(e rollout.Entry, now time.Time) ([]string, error) {
 	set, _, err := a.cfg.Registry.Trust()
@@ -63,7 +60,7 @@ func (a *API) trustWarnings(e rollout.Entry, now time.Time) ([]string, error) {
 		return []string{fmt.Sprintf("boards that ask for signatures refuse it: %v", err)}, nil
 	case t.SHA256 != string(e.Digest):
 		return []string{fmt.Sprintf("boards that ask for signatures refuse it: by that name another release was signed, %.12s", t.SHA256)}, nil
-	case first.At.Sub(now) < soon:
+	case first.At.Sub(now) < trust.Soon:
 		return []string{fmt.Sprintf("from %s on no board installs anything new: %s expires; sign it anew, `covey trust sign`, and push it", first.At.Format(time.DateOnly), first.File)}, nil
 	}
 	return nil, nil
