@@ -235,7 +235,7 @@ func (s Set) Find(name string, now time.Time) (Target, error) {
 	if s.Targets == nil {
 		return Target{}, coded(hal.CodeSignature, "%s: no signed releases are known yet", name)
 	}
-	if err := s.inDate(now, "root.json", "timestamp.json", "snapshot.json", "targets.json"); err != nil {
+	if err := s.inDate(now, whole[:]...); err != nil {
 		return Target{}, err
 	}
 	top, err := metadata.Targets().FromBytes(s.Targets)
@@ -266,6 +266,16 @@ func (s Set) Find(name string, now time.Time) (Target, error) {
 		}
 	}
 	return Target{}, coded(hal.CodeSignature, "%s: nobody with the right keys has signed it", name)
+}
+
+// whole are the files without which nothing is installed.
+var whole = [...]string{"root.json", "timestamp.json", "snapshot.json", "targets.json"}
+
+// Until is the day after which what a role has signed is not installed any more: a
+// Target's, or "targets" for all but the families'. s holds something.
+func (s Set) Until(role string) Expiry {
+	list := s.Expiries()
+	return list[slices.IndexFunc(list, func(e Expiry) bool { return slices.Contains(whole[:], e.File) || e.File == role+".json" })]
 }
 
 // inDate says whether files count at a time.

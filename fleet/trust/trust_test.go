@@ -242,6 +242,9 @@ func TestFamilies(t *testing.T) {
 	lazy := must(t, old, f.bundle(), now)
 	wantFind(t, lazy, birds, now, "")
 	wantFind(t, lazy, trial, now, hal.CodeExpired)
+	if a, b := lazy.Until("targets"), lazy.Until("pilot"); a.File == "pilot.json" || b.File != "pilot.json" || !b.At.Before(a.At) {
+		t.Errorf("installed until %v, of the family until %v", a, b)
+	}
 	for _, name := range []string{"targets", "root", "", "a b", "../x"} {
 		if err := f.r.Delegate(name, []string{"x"}, Quorum{public(pilot), 1}, day0); err == nil {
 			t.Errorf("a family is called %q", name)

@@ -118,6 +118,6 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(descBlocks, s.BlockBytes)
 	counter(descLate, s.BlockRequestsLate)
 	if set, _, err := c.r.Trust(); err == nil { // in a fleet in which people sign
-		ch <- prometheus.MustNewConstMetric(descTrust, prometheus.GaugeValue, float64(set.Expiries()[0].At.Unix()))
+		ch <- prometheus.MustNewConstMetric(descTrust, prometheus.GaugeValue, float64(set.Until("targets").At.Unix()))
 	}
 }

@@ -54,14 +54,14 @@ func (a *API) trustWarnings(e rollout.Entry, now time.Time) ([]string, error) {
 		return nil, err
 	}
 	t, err := set.Find(trust.TargetName(e.Name, e.Version), now)
-	first := set.Expiries()[0]
 	switch {
 	case err != nil:
 		return []string{fmt.Sprintf("boards that ask for signatures refuse it: %v", err)}, nil
 	case t.SHA256 != string(e.Digest):
 		return []string{fmt.Sprintf("boards that ask for signatures refuse it: by that name another release was signed, %.12s", t.SHA256)}, nil
-	case first.At.Sub(now) < trust.Soon:
-		return []string{fmt.Sprintf("from %s on no board installs anything new: %s expires; sign it anew, `covey trust sign`, and push it", first.At.Format(time.DateOnly), first.File)}, nil
+	}
+	if first := set.Until(t.Role); first.At.Sub(now) < trust.Soon {
+		return []string{fmt.Sprintf("from %s on no board installs it any more: %s expires; sign it anew, `covey trust sign`, and push it", first.At.Format(time.DateOnly), first.File)}, nil
 	}
 	return nil, nil
 }
