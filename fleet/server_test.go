@@ -29,6 +29,7 @@ import (
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/link/mqtt"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal/haltest/port"
 )
 
 // limit is how long anything may take before a test gives up.
@@ -66,11 +67,9 @@ type controller struct {
 func startController(t *testing.T) *controller {
 	t.Helper()
 	c := &controller{t: t, data: t.TempDir()}
-	c.cfg = map[string]any{"Data": c.data, "Listen": "127.0.0.1:0", "MQTT": "127.0.0.1:0"}
-	c.start()
 	// The same addresses after every kill, as a real one has.
-	c.cfg["Listen"] = strings.TrimPrefix(c.ends.API, "https://")
-	c.cfg["MQTT"] = strings.TrimPrefix(c.ends.MQTT, "mqtts://")
+	c.cfg = map[string]any{"Data": c.data, "Listen": port.Free(t), "MQTT": port.Free(t)}
+	c.start()
 	t.Cleanup(c.kill)
 	return c
 }

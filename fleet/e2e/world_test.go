@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal/haltest/port"
 )
 
 // A controller is covey-fleet in a folder, on ports that stay over restarts.
@@ -26,7 +26,7 @@ type controller struct {
 func newController(t *testing.T) *controller {
 	t.Helper()
 	c := &controller{t: t, data: filepath.Join(t.TempDir(), "fleet")}
-	c.api, c.mqtt = net.JoinHostPort("127.0.0.1", freePort(t)), net.JoinHostPort("127.0.0.1", freePort(t))
+	c.api, c.mqtt = port.Free(t), port.Free(t)
 	c.start()
 	return c
 }

@@ -55,13 +55,17 @@ func TestBoxEnds(t *testing.T) {
 		}
 		go func() {
 			time.Sleep(time.Second)
-			b.Put(Item{Err: errRefused})
 			b.Put(Item{Data: []byte{1}})
-			b.Put(Item{Err: errRefused})
-			b.End(errLost)
-			b.End(errRefused)
 		}()
-		if item, err := b.Take(t.Context(), 0, nil); err != nil || item.Data[0] != 1 {
+		if item, err := b.Take(t.Context(), 0, nil); err != nil || string(item.Data) != "\x01" {
+			t.Errorf("got %v, %v", item, err)
+		}
+		b.Put(Item{Err: errRefused})
+		b.Put(Item{Data: []byte{2}})
+		b.Put(Item{Err: errRefused})
+		b.End(errLost)
+		b.End(errRefused)
+		if item, err := b.Take(t.Context(), 0, nil); err != nil || string(item.Data) != "\x02" {
 			t.Errorf("got %v, %v", item, err)
 		}
 		for range 2 {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/covey-edge/covey/hal/haltest/port"
 )
 
 // Mosquitto starts a mosquitto of its own on a free port, with large queues and
@@ -21,10 +23,10 @@ func Mosquitto(t testing.TB, conf ...string) string {
 	if err != nil {
 		program = "/usr/sbin/mosquitto"
 	}
-	addr := freeAddr(t)
-	_, port, _ := net.SplitHostPort(addr)
+	addr := port.Free(t)
+	_, number, _ := net.SplitHostPort(addr)
 	lines := append([]string{
-		"listener " + port + " 127.0.0.1",
+		"listener " + number + " 127.0.0.1",
 		"allow_anonymous true",
 		"max_queued_messages 1000000",
 		"max_inflight_messages 100",
@@ -55,16 +57,6 @@ func Mosquitto(t testing.TB, conf ...string) string {
 		t.Fatalf("mosquitto does not listen: %v\n%s", err, text)
 	}
 	return addr
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func waitDial(addr string) error {

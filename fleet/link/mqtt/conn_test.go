@@ -24,6 +24,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/link/linktest"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal/haltest/port"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
@@ -121,13 +122,8 @@ func TestPublishNeverWaits(t *testing.T) {
 }
 
 func TestWebSocket(t *testing.T) {
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := probe.Addr().String()
+	addr := port.Free(t)
 	_, port, _ := net.SplitHostPort(addr)
-	probe.Close()
 	linktest.Mosquitto(t, "listener "+port+" 127.0.0.1", "protocol websockets")
 	cfg := fast(addr, "ws", false)
 	cfg.URL = "ws://" + addr + "/mqtt"
@@ -142,13 +138,8 @@ func TestWebSocket(t *testing.T) {
 func TestTLSThroughProxy(t *testing.T) {
 	dir := t.TempDir()
 	pool, pair := certificate(t, dir)
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := probe.Addr().String()
+	addr := port.Free(t)
 	_, port, _ := net.SplitHostPort(addr)
-	probe.Close()
 	linktest.Mosquitto(t, "listener "+port+" 127.0.0.1", "cafile "+dir+"/cert.pem", "certfile "+dir+"/cert.pem",
 		"keyfile "+dir+"/key.pem", "require_certificate true")
 	cut := linktest.NewProxy(t, addr)

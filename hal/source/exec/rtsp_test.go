@@ -26,6 +26,7 @@ import (
 
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/haltest"
+	"github.com/covey-edge/covey/hal/haltest/port"
 	"github.com/covey-edge/covey/hal/source"
 )
 
@@ -43,12 +44,7 @@ type rtspServer struct {
 }
 
 func newRTSPServer(t testing.TB, password string) *rtspServer {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &rtspServer{t: t, address: l.Addr().String(), password: password, ready: make(chan struct{})}
-	l.Close()
+	h := &rtspServer{t: t, address: port.Free(t), password: password, ready: make(chan struct{})}
 	h.start()
 	t.Cleanup(func() { h.server.Close() })
 	return h

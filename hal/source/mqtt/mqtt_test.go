@@ -23,6 +23,7 @@ import (
 
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/haltest"
+	"github.com/covey-edge/covey/hal/haltest/port"
 )
 
 // A house hands payloads to who has subscribed.
@@ -239,12 +240,8 @@ func TestBroker(t *testing.T) {
 	if err != nil {
 		broker = "/usr/sbin/mosquitto"
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
+	addr := port.Free(t)
+	_, port, _ := net.SplitHostPort(addr)
 	c := exec.Command(broker, "-p", port) // without a configuration it listens on this machine alone
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.Start(); err != nil {
@@ -252,7 +249,7 @@ func TestBroker(t *testing.T) {
 	}
 	defer func() { c.Process.Kill(); c.Wait() }()
 	for {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		conn, err := net.Dial("tcp", addr)
 		if err == nil {
 			conn.Close()
 			break
