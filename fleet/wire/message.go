@@ -126,11 +126,58 @@ type DesiredRelease struct {
 	Version   string `json:"version"`
 	Execution string `json:"execution"`
 	Attempt   int    `json:"attempt"` // grows when an operator asks again for what was quarantined
-	Mode      string `json:"mode"`    // activate (the only one so far)
+	Mode      string `json:"mode"`    // stage, activate; an execution that was staged goes on when it becomes activate
+	// How the device gets there. It is signed, and what is signed has no fractions.
+	Consent   bool             `json:"consent,omitempty"`   // somebody at home has to say install first
+	Window    *Window          `json:"window,omitempty"`    // when it may be tried; nil: at any time
+	Rate      int64            `json:"rate,omitempty"`      // of the download, bytes a second; 0: as fast as it goes
+	BytesMax  int64            `json:"bytes_max,omitempty"` // what this execution may download; 0: all
+	Probation *ProbationLimits `json:"probation,omitempty"` // nil: the device's own
+	Shadow    *ShadowRun       `json:"shadow,omitempty"`    // nil: none
 }
 
-// ModeActivate asks for a release to be installed and run.
-const ModeActivate = "activate"
+const (
+	// ModeStage asks for a release to be downloaded and verified, and no more.
+	ModeStage = "stage"
+	// ModeActivate asks for a release to be installed and run.
+	ModeActivate = "activate"
+)
+
+// ConfigPipeline is the name under which a release of configuration is wanted and
+// reported. It is of the whole board; no pipeline may be called so.
+const ConfigPipeline = "config"
+
+// A Window is when a device may try a release: for Minutes from every moment that
+// Cron names, in the device's own local time. What is being tried when it closes is
+// tried to its end.
+type Window struct {
+	Cron     string `json:"cron"`               // minute hour day-of-month month day-of-week
+	Minutes  int    `json:"minutes"`            // 1…10080
+	Download bool   `json:"download,omitempty"` // downloads wait for it, too
+}
+
+// ProbationLimits are what a release must keep to after the switch, or it is taken
+// back. 0 of any: the device's own limit, which for ratios is none.
+type ProbationLimits struct {
+	Seconds  int   `json:"seconds,omitempty"`        // how long it lasts at the most
+	Results  int   `json:"results,omitempty"`        // after so many good ones it is over
+	Errors   int   `json:"errors_percent,omitempty"` // of its runs may fail
+	Latency  int   `json:"latency_ms,omitempty"`     // p50 of its runs
+	Slower   int   `json:"slower_percent,omitempty"` // its p50, in percent of what ran before: 150 is half as slow again
+	Score    int   `json:"score_percent,omitempty"`  // the mean of its first scores, in percent of what ran before: 50 is half as sure
+	Memory   int64 `json:"memory,omitempty"`         // bytes its runner may take, as PSS
+	TempMax  int   `json:"temp_max,omitempty"`       // °C of the board
+	Fallback bool  `json:"fallback,omitempty"`       // losing its accelerator is a failure
+}
+
+// A ShadowRun is how a release is held against the one that runs, on live frames
+// and without publishing anything, before the switch.
+type ShadowRun struct {
+	Frames    int `json:"frames"`                      // that both have answered, 1…100000
+	Seconds   int `json:"seconds,omitempty"`           // it ends then with the frames it has; 0: an hour
+	Every     int `json:"every,omitempty"`             // only each n-th frame; 0: as fast as the board can beside its work
+	Agreement int `json:"agreement_percent,omitempty"` // of frames that must agree; less is a refusal. 0: only reported
+}
 
 // DesiredConfig is what a fleet may set on a board besides releases.
 type DesiredConfig struct {
@@ -163,6 +210,38 @@ type ReportedPipeline struct {
 	// Tried is why other accelerators lost, one line each. It is left out where the
 	// document would become too long.
 	Tried []ReportedAttempt `json:"tried,omitempty"`
+	// Refused is why the release's better variants do not fit this board, one reason each.
+	Refused  []Fault   `json:"refused,omitempty"`
+	Evidence *Evidence `json:"evidence,omitempty"` // of that execution
+}
+
+// Evidence is what was measured of a release while it was tried.
+type Evidence struct {
+	Model  Digest     `json:"model"` // the variant's file
+	Accel  string     `json:"accel,omitempty"`
+	Trial  *Measure   `json:"trial,omitempty"`  // in probation
+	Before *Measure   `json:"before,omitempty"` // of what ran until then, over as many frames or fewer
+	Shadow *Agreement `json:"shadow,omitempty"`
+	Temp   *float64   `json:"temp,omitempty"` // °C, the highest in probation
+}
+
+// A Measure is how a model did over some frames.
+type Measure struct {
+	Runs   int     `json:"runs"`
+	Errors int     `json:"errors,omitempty"` // of Runs
+	P50    float64 `json:"p50"`              // of the engine's time, ms
+	P99    float64 `json:"p99"`
+	Score  float64 `json:"score,omitempty"` // mean of the first item's score, over results that have one
+	Memory int64   `json:"mem,omitempty"`   // bytes of its runner, PSS
+}
+
+// Agreement is how a candidate in shadow did against the model that runs.
+type Agreement struct {
+	Metric string  `json:"metric"` // top1, f1, miou, nrmse: by task
+	Frames int     `json:"frames"` // that both answered
+	Agreed int     `json:"agreed"` // of Frames
+	Mean   float64 `json:"mean"`   // of the metric
+	Delta  float64 `json:"delta"`  // mean of |difference of the first scores|
 }
 
 // ReportedAttempt is an accelerator that was tried for a model and not taken.
@@ -213,7 +292,8 @@ type ExecStep struct {
 	// GapMS is for how long nothing ran, ms, where the board has no room for two models
 	// and the old one was stopped before the new one was opened: a cold swap. 0: there
 	// was none, models were exchanged between two frames.
-	GapMS int64 `json:"gap_ms,omitempty"`
+	GapMS    int64     `json:"gap_ms,omitempty"`
+	Evidence *Evidence `json:"evidence,omitempty"` // with the states that have any
 }
 
 // Result is one answer of a model, on up/result and on the home tree.

@@ -14,6 +14,7 @@ const (
 	maxText      = 256   // bytes of a text for people
 	maxFault     = 1024  // bytes of a Fault's text
 	maxTried     = 16    // accelerators of a pipeline
+	maxRefused   = 16    // variants of a release
 )
 
 // A checker keeps the first thing that is wrong with a message.
@@ -175,6 +176,64 @@ func (c *checker) release(key string, r DesiredRelease) {
 	c.id(key+".execution", r.Execution)
 	c.that(r.Attempt >= 0, "%s.attempt: %d", key, r.Attempt)
 	c.id(key+".mode", r.Mode)
+	c.that(r.Rate >= 0, "%s.rate: %d", key, r.Rate)
+	c.that(r.BytesMax >= 0, "%s.bytes_max: %d", key, r.BytesMax)
+	if w := r.Window; w != nil {
+		c.someText(key+".window.cron", w.Cron, 100)
+		c.whole(key+".window.minutes", w.Minutes, 1, 7*24*60)
+	}
+	if p := r.Probation; p != nil {
+		c.whole(key+".probation.seconds", p.Seconds, 0, 86400)
+		c.whole(key+".probation.results", p.Results, 0, 100_000)
+		c.whole(key+".probation.errors_percent", p.Errors, 0, 100)
+		c.whole(key+".probation.latency_ms", p.Latency, 0, 1e6)
+		c.whole(key+".probation.slower_percent", p.Slower, 0, 1e5)
+		c.whole(key+".probation.score_percent", p.Score, 0, 1e5)
+		c.that(p.Memory >= 0, "%s.probation.memory: %d", key, p.Memory)
+		c.whole(key+".probation.temp_max", p.TempMax, 0, 200)
+	}
+	if s := r.Shadow; s != nil {
+		c.whole(key+".shadow.frames", s.Frames, 1, 100_000)
+		c.whole(key+".shadow.seconds", s.Seconds, 0, 86400)
+		c.whole(key+".shadow.every", s.Every, 0, 1e6)
+		c.whole(key+".shadow.agreement_percent", s.Agreement, 0, 100)
+	}
+}
+
+func (c *checker) whole(key string, v, lo, hi int) {
+	c.that(v >= lo && v <= hi, "%s: %d is not within %d…%d", key, v, lo, hi)
+}
+
+func (c *checker) evidence(key string, e *Evidence) {
+	if e == nil {
+		return
+	}
+	c.digest(key+".model", e.Model)
+	c.text(key+".accel", e.Accel, maxText)
+	c.measure(key+".trial", e.Trial)
+	c.measure(key+".before", e.Before)
+	if a := e.Shadow; a != nil {
+		c.id(key+".shadow.metric", a.Metric)
+		c.whole(key+".shadow.frames", a.Frames, 0, 1e6)
+		c.whole(key+".shadow.agreed", a.Agreed, 0, a.Frames)
+		c.within(key+".shadow.mean", a.Mean, 0, 1e9)
+		c.within(key+".shadow.delta", a.Delta, 0, 1e9)
+	}
+	if e.Temp != nil {
+		c.within(key+".temp", *e.Temp, -60, 200)
+	}
+}
+
+func (c *checker) measure(key string, m *Measure) {
+	if m == nil {
+		return
+	}
+	c.whole(key+".runs", m.Runs, 0, 1e9)
+	c.whole(key+".errors", m.Errors, 0, m.Runs)
+	c.within(key+".p50", m.P50, 0, 1e9)
+	c.within(key+".p99", m.P99, 0, 1e9)
+	c.within(key+".score", m.Score, -1e9, 1e9)
+	c.that(m.Memory >= 0, "%s.mem: %d", key, m.Memory)
 }
 
 // Validate says what is wrong with the message, nil when nothing is.
@@ -199,6 +258,11 @@ func (r *Reported) Validate() error {
 			c.text(key+".tried.reason", a.Reason, maxText)
 			c.within(key+".tried.ms", a.Ms, 0, 1e9)
 		}
+		c.count(key+".refused", len(p.Refused), maxRefused)
+		for i := range p.Refused {
+			c.fault(key+".refused", &p.Refused[i])
+		}
+		c.evidence(key+".evidence", p.Evidence)
 	}
 	c.count("quarantine", len(r.Quarantine), 64)
 	for _, q := range r.Quarantine {
@@ -234,6 +298,7 @@ func (e *ExecStep) Validate() error {
 	c.that(e.Done >= 0 && e.Total >= 0, "done: %d of %d", e.Done, e.Total)
 	c.that(e.GapMS >= 0, "gap_ms: %d", e.GapMS)
 	c.fault("fault", e.Fault)
+	c.evidence("evidence", e.Evidence)
 	return c.err
 }
 
