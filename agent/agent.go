@@ -63,6 +63,7 @@ type agent struct {
 	Config
 	uplink   *uplink.Uplink
 	loop     *update.Loop
+	director *director
 	stations stations
 	changed  chan struct{} // 1: the reported document has something new
 
@@ -106,6 +107,7 @@ func Run(ctx context.Context, c Config) error {
 		}
 	}
 	rest.Go(func() { a.loop.Run(ctx) })
+	rest.Go(func() { a.director.run(ctx) })
 	rest.Go(func() { a.report(ctx) })
 	rest.Go(func() { a.watch(ctx) })
 	rest.Go(func() { a.reportHealth(ctx) })
@@ -143,11 +145,19 @@ func (a *agent) build() error {
 	if err != nil {
 		return err
 	}
-	a.loop = update.New(update.Config{
+	c := update.Config{
 		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
 		Fetcher: fetcher{a.uplink}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
-		Changed: func() { poke(a.changed) }, Floor: a.Floor, Voucher: vouch,
-	})
+		Changed: func() { poke(a.changed) }, Floor: a.Floor,
+	}
+	if vouch != nil {
+		c.Voucher = vouch
+	}
+	a.loop = update.New(c)
+	a.director = &director{voucher: vouch, take: a.desire, refuse: a.disbelieve, now: a.loop.Now, wake: make(chan struct{}, 1),
+		fetch: func(ctx context.Context, t wire.DesiredTrust) ([]byte, error) {
+			return a.loop.Blob(ctx, t.SHA256, t.Length)
+		}}
 	poke(a.changed)
 	return nil
 }
@@ -197,21 +207,10 @@ func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 	if f := a.Fleet; f != nil {
 		c.Fleet = &uplink.FleetConfig{
 			Link: f.Link, Bulk: f.Bulk, Root: f.Root, MID: f.MachineID,
-			OnDesired: a.desire, OnFault: func(f *wire.Fault) { a.fault.Store(f); poke(a.changed) },
+			OnDesired: func(document []byte, d *wire.Desired) { a.director.order(document, d) }, OnFault: func(f *wire.Fault) { a.fault.Store(f); poke(a.changed) },
 		}
 	}
 	return c
-}
-
-// desire takes in a desired document. What is wrong with it the loop reports, too.
-func (a *agent) desire(d *wire.Desired) error {
-	if err := a.loop.Desire(*d); err != nil {
-		a.Log.Warn().Err(err).Uint64("rev", d.Signed.Rev).Msg("desired document refused")
-		return err
-	}
-	a.healthSeconds.Store(int64(d.Signed.Config.HealthSeconds))
-	a.Log.Info().Uint64("rev", d.Signed.Rev).Msg("desired document taken in")
-	return nil
 }
 
 // frames runs one pipeline to its end.

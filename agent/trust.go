@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/fleet/trust"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
@@ -16,7 +18,7 @@ import (
 func TrustPath(data string) string { return filepath.Join(data, "trust.json") }
 
 // voucher is for a board that was told who signs when it joined; nil for others.
-func (a *agent) voucher() (update.Voucher, error) {
+func (a *agent) voucher() (*voucher, error) {
 	if a.TrustRoot == "" {
 		return nil, nil
 	}
@@ -36,8 +38,9 @@ func (a *agent) voucher() (update.Voucher, error) {
 type voucher struct {
 	store trust.Store
 
-	mu  sync.Mutex // guards set, and its file
-	set trust.Set
+	mu   sync.Mutex // guards set, and its file
+	set  trust.Set
+	last wire.Digest // of the bundle it came from, since the start
 }
 
 // Learn verifies a bundle, and keeps it before it counts.
@@ -55,8 +58,33 @@ func (v *voucher) Learn(bundle []byte, now time.Time) error {
 	if err := v.store.Save(next); err != nil {
 		return err
 	}
-	v.set = next
+	sum := sha256.Sum256(bundle)
+	v.set, v.last = next, wire.Digest(hex.EncodeToString(sum[:]))
 	return nil
+}
+
+// directed is a desired document that the director has signed, as far as the root asks
+// for that. Codes: E_SIGNATURE, E_JSON.
+func (v *voucher) directed(document []byte) (*wire.Desired, error) {
+	v.mu.Lock()
+	set := v.set
+	v.mu.Unlock()
+	if set.Root != nil && set.Director() == nil {
+		return wire.Parse[wire.Desired](document, wire.MaxDesired)
+	}
+	signed, err := set.VerifyDirected(document)
+	if err != nil {
+		return nil, err
+	}
+	// What was verified, and not what the document may say elsewhere.
+	return wire.Parse[wire.Desired](slices.Concat([]byte(`{"signatures":[],"signed":`), signed, []byte("}")), wire.MaxDesired)
+}
+
+// knows says whether a bundle was the last that was learnt.
+func (v *voucher) knows(bundle wire.Digest) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.last == bundle
 }
 
 // Vouch asks for the release by name, and wants its digest.

@@ -185,11 +185,20 @@ func (s *Server) openRooms() (err error) {
 	if err != nil {
 		return fmt.Errorf("%w; choose another address with --mqtt or --plain", err)
 	}
+	director, err := s.director()
+	if err != nil {
+		return err
+	}
 	s.reg, err = registry.Open(s.db, s.auth, s.broker, registry.Config{
-		Root: s.cfg.Root, Blobs: s.blobs, Log: room(s.cfg.Log, "registry"),
+		Root: s.cfg.Root, Blobs: s.blobs, Director: director, Log: room(s.cfg.Log, "registry"),
 	})
 	if err != nil {
 		return err
+	}
+	if _, obeyed, err := s.reg.Director(); err != nil {
+		return err
+	} else if obeyed == "other" {
+		s.cfg.Log.Error().Msg("boards obey the orders of another controller's key; name this one's: covey trust director, covey trust root rotate --director")
 	}
 	s.broker.Handle(s.reg.Handle)
 	if s.rollout, err = rollout.Open(s.db, s.reg, room(s.cfg.Log, "rollout")); err != nil {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,7 +33,13 @@ func TestSigned(t *testing.T) {
 	for _, name := range []string{"ada.key", "ben.key"} {
 		c.covey("trust", "key", "new", at(name), "--no-passphrase")
 	}
-	trust("trust", "init", "--releases", at("ada.key")+","+at("ben.key"), "--threshold", "2")
+	named := func() {
+		if err := os.WriteFile(at("director.pub"), []byte(ask[struct{ Public string }](c, "trust", "director").Public), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	named()
+	trust("trust", "init", "--releases", at("ada.key")+","+at("ben.key"), "--threshold", "2", "--director", at("director.pub"))
 	trust("trust", "sign", "--key", at("ada.key"))
 	if _, err := c.tryCovey("trust", "push", "--trust", at("trust")); err == nil {
 		t.Error("half a root was sent")
@@ -79,4 +86,23 @@ func TestSigned(t *testing.T) {
 	if p := d.Reported.Pipelines["cam"]; p.Active == nil || p.Active.Version != "1.0.1" {
 		t.Errorf("active is %+v, want birds 1.0.1", p.Active)
 	}
+
+	// Who has the controller's database, and not its key, orders nothing. People give
+	// the new key its power.
+	c.kill()
+	if err := os.Remove(filepath.Join(c.data, "director.key")); err != nil {
+		t.Fatal(err)
+	}
+	c.start()
+	c.awaitDevice("pi-1", 20*time.Second, "online at the robbed controller", func(d device) bool { return d.State == "online" })
+	r := ask[rollout](c, "set", "pi-1", "cam=birds@1.0.2", "--yes")
+	c.awaitDevice("pi-1", 20*time.Second, "disobeying", func(d device) bool {
+		return d.Reported != nil && d.Reported.Error != nil && d.Reported.Error.Code == "E_SIGNATURE"
+	})
+	named()
+	trust("trust", "root", "rotate", "--director", at("director.pub"))
+	trust("trust", "sign", "--key", at("ada.key"))
+	trust("trust", "sign", "--key", at("ben.key"))
+	trust("trust", "push")
+	wantEnd(t, c.awaitEnd(r.ID, time.Minute), wire.Rejected, "E_SIGNATURE") // as before: another release was signed by that name
 }

@@ -341,6 +341,20 @@ func (s Set) Expiries() []Expiry {
 // TUF knows none that signs for one device.
 const directorField = "x-covey-director"
 
+// Director is the ids of the keys that sign what is wanted of each device; none where
+// the root names no director, and then nobody signs that.
+func (s Set) Director() []string {
+	root, err := metadata.Root().FromBytes(s.Root)
+	if err != nil {
+		return nil
+	}
+	role, err := directorOf(&root.Signed)
+	if err != nil {
+		return nil
+	}
+	return role.KeyIDs
+}
+
 // VerifyDirected checks a document for one device, {"signed":…,"signatures":[…]},
 // against the director's keys of the root, and returns the bytes that are signed.
 // Nothing of them was parsed. Codes: E_SIGNATURE, E_JSON.

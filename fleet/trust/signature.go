@@ -38,22 +38,18 @@ func sign(ctx context.Context, signer Signer, message []byte, signatures []metad
 	return append(list, metadata.Signature{KeyID: id, Signature: b}), nil
 }
 
-// SignDirected makes the document that VerifyDirected reads, of any JSON object.
+// SignDirected makes the document that VerifyDirected reads, of any JSON object whose
+// numbers are whole. The same value and key give the same bytes.
 func SignDirected(ctx context.Context, signer Signer, v any) ([]byte, error) {
-	b, err := json.Marshal(v)
+	signed, err := cjson.EncodeCanonical(v)
 	if err != nil {
 		return nil, err
 	}
-	var object map[string]any
-	if err := json.Unmarshal(b, &object); err != nil {
+	signatures, err := sign(ctx, signer, signed, nil)
+	if err != nil {
 		return nil, err
 	}
-	d := directed{}
-	if d.Signed, err = cjson.EncodeCanonical(object); err != nil {
-		return nil, err
-	}
-	if d.Signatures, err = sign(ctx, signer, d.Signed, nil); err != nil {
-		return nil, err
-	}
-	return json.Marshal(d)
+	// By hand: an encoder would write "<" otherwise, and that is not what was signed.
+	b, err := json.Marshal(signatures)
+	return slices.Concat([]byte(`{"signed":`), signed, []byte(`,"signatures":`), b, []byte("}")), err
 }

@@ -555,6 +555,19 @@ func TestDirected(t *testing.T) {
 	f.allow(release("birds", "1.0.0", 1), day0)
 	b := f.signAll(day0)
 	s := must(t, f.device(), b, day0)
+	odd := map[string]any{"v": 1, "rev": uint64(1)<<53 + 1, "device": "pi-1", "name": "a<b>&\u2028\"\\é"}
+	text, err := SignDirected(context.Background(), f.director, odd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := s.VerifyDirected(text)
+	var back struct {
+		Rev  uint64 `json:"rev"`
+		Name string `json:"name"`
+	}
+	if err != nil || json.Unmarshal(raw, &back) != nil || back.Rev != 1<<53+1 || back.Name != odd["name"] {
+		t.Errorf("%+v of %s, %v", back, text, err)
+	}
 	document := map[string]any{"v": 1, "rev": 7, "device": "pi-1"}
 	signed, err := SignDirected(context.Background(), f.director, document)
 	if err != nil {

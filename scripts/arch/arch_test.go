@@ -88,7 +88,7 @@ var arrows = []struct{ room, may string }{
 	{"fleet/internal/...", "fleet/blob fleet/release fleet/trust hal/modelfile"},
 	{"fleet/cmd/covey-fleet", "fleet"},
 	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch"},
-	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/link/..."},
+	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/trust fleet/link/..."},
 
 	{"firmware/...", ""},
 

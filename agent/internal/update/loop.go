@@ -129,6 +129,23 @@ func (l *Loop) Desire(d wire.Desired) error {
 	return nil
 }
 
+// Refuse says why a desired document was not taken in: it is reported.
+func (l *Loop) Refuse(err error) { l.complain(FaultOf(err)) }
+
+// Blob is a blob that the controller has, fetched unless it is here. It waits while
+// there is no link.
+func (l *Loop) Blob(ctx context.Context, sha wire.Digest, length int64) ([]byte, error) {
+	if !lock(ctx, l.fetching) {
+		return nil, context.Cause(ctx)
+	}
+	defer unlock(l.fetching)
+	j := &journey{l: l, log: l.c.Log}
+	if _, err := j.have(ctx, sha, length, nil, nil); err != nil {
+		return nil, err
+	}
+	return l.c.Blobs.Read(sha, length)
+}
+
 // raise notes a revision that was taken in.
 func (l *Loop) raise(rev uint64) {
 	l.mu.Lock()
@@ -170,6 +187,9 @@ func (l *Loop) check(d wire.DesiredSigned) error {
 	}
 	return nil
 }
+
+// Now is what the board takes for the time: see now.
+func (l *Loop) Now() time.Time { return l.now() }
 
 // now is the time, but not before the floor: boards without a battery start in 1970.
 func (l *Loop) now() time.Time {

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -42,20 +41,17 @@ func TestChaosOnBothLinks(t *testing.T) {
 	broker := linktest.Mosquitto(t)
 	proxy := linktest.NewProxy(t, broker)
 	sub := person(t, broker, "covey/#")
-	// The fleet asks for results.
 	sub.Send(wire.Message{Topic: "covey/1/d/pi-1/dn/desired", QoS: 1, Retain: true,
 		Payload: []byte(`{"signed":{"v":1,"rev":1,"device":"pi-1","pipelines":{},"config":{"results":["porch"]}},"signatures":[]}`)})
 	asked := make(chan struct{})
 	u := open(t, Config{
 		Dir:   t.TempDir(),
-		Fleet: &FleetConfig{Link: mqttLink(t, proxy.Addr(), "pi-1"), MID: "m", OnDesired: func(*wire.Desired) error { close(asked); return nil }},
+		Fleet: &FleetConfig{Link: mqttLink(t, proxy.Addr(), "pi-1"), MID: "m", OnDesired: func([]byte, *wire.Desired) { close(asked) }},
 		Home:  &HomeConfig{Link: mqttLink(t, proxy.Addr(), "pi-1-home")},
 	})
 	running(t, u)
 	<-asked
-	for !u.fleetWants("porch") {
-		runtime.Gosched() // it is on its way to the disk
-	}
+	u.SetResults([]string{"porch"})
 	const n = 3000
 	done := make(chan struct{})
 	var wg sync.WaitGroup

@@ -209,8 +209,8 @@ func (f *fleet) takeDesired(payload []byte) {
 	if err != nil {
 		return
 	}
-	if f.cfg.OnDesired == nil || f.cfg.OnDesired(d) == nil {
-		f.u.setResults(d.Signed.Config.Results)
+	if f.cfg.OnDesired != nil {
+		f.cfg.OnDesired(payload, d)
 	}
 }
 

@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -138,11 +139,11 @@ func TestDesired(t *testing.T) {
 	revs, faults := make(chan uint64, 10), make(chan *wire.Fault, 10)
 	cfg := func() *FleetConfig {
 		return &FleetConfig{Link: b.Link("pi-1", false), MID: "m",
-			OnDesired: func(d *wire.Desired) error {
-				if revs <- d.Signed.Rev; d.Signed.Rev == 0 {
-					return errors.New("an old one")
+			OnDesired: func(document []byte, d *wire.Desired) {
+				if !bytes.Contains(document, fmt.Appendf(nil, `"rev":%d,`, d.Signed.Rev)) {
+					t.Errorf("not its bytes: %s", document)
 				}
-				return nil
+				revs <- d.Signed.Rev
 			}, OnFault: func(f *wire.Fault) { faults <- f }}
 	}
 	put(desired(1, `"porch"`))
@@ -168,10 +169,10 @@ func TestDesired(t *testing.T) {
 	if rev := <-revs; rev != 3 {
 		t.Errorf("rev %d, want 3", rev)
 	}
-	put(desired(0, "")) // refused: what it says of results does not count
-	if rev := <-revs; rev != 0 {
-		t.Errorf("rev %d, want 0", rev)
+	if u.fleetWants("anything") {
+		t.Error("results are sent before anybody vouched for who wants them")
 	}
+	u.SetResults([]string{"*"})
 	stop()
 	// What the fleet wants of results is known before it is connected again.
 	b.Down(true)

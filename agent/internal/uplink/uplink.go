@@ -44,9 +44,9 @@ type FleetConfig struct {
 	Root string // of the topics; "" is "covey"
 	MID  string // hash of the machine's id
 	// OnDesired is called when the desired document has changed, never for the same
-	// one twice in a row. With an error the document is refused, and what it says of
-	// results does not count. Neither it nor OnFault may block for long.
-	OnDesired func(*wire.Desired) error
+	// one twice in a row: its bytes, and what they say, which nobody has vouched for.
+	// Neither it nor OnFault may block for long.
+	OnDesired func(document []byte, d *wire.Desired)
 	// OnFault is called when the desired document cannot be used; nil when the next
 	// one can.
 	OnFault func(*wire.Fault)
@@ -299,8 +299,9 @@ func (u *Uplink) nextSID() uint64 {
 	return n
 }
 
-// setResults keeps which results the fleet wants, for the next start too.
-func (u *Uplink) setResults(pipelines []string) {
+// SetResults keeps which results the fleet wants ("*" is all pipelines'), for the next
+// start too.
+func (u *Uplink) SetResults(pipelines []string) {
 	if slices.Equal(pipelines, *u.results.Load()) {
 		return
 	}

@@ -26,7 +26,7 @@ import (
 func (a *app) trust() *cobra.Command {
 	c := group("trust", "Say who may sign what runs",
 		group("key", "Keys that sign", a.keyNew(), a.keyShow()), a.trustInit(), a.trustSign(),
-		group("root", "Which keys count", a.rootRotate()), a.trustFamily(), a.trustStatus(), a.trustPush())
+		group("root", "Which keys count", a.rootRotate()), a.trustFamily(), a.trustStatus(), a.trustPush(), a.trustDirector())
 	c.Long = `Say who may sign what runs. All of it is done without a controller, best on a machine
 that is not on a network: a folder holds what was signed, and goes from one signer
 to the next, or lies in a version control.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,10 +23,19 @@ import (
 func (a *API) trust() {
 	tags := []string{"trust"}
 	add(a, huma.Operation{OperationID: "show-trust", Method: http.MethodGet, Path: "/v1/trust", Summary: "Who may sign releases, and until when", Tags: tags}, viewer, a.showTrust)
+	add(a, huma.Operation{OperationID: "show-director", Method: http.MethodGet, Path: "/v1/trust/director", Summary: "The key that signs what is wanted of devices", Tags: tags}, viewer, a.showDirector)
 	add(a, huma.Operation{OperationID: "push-trust", Method: http.MethodPut, Path: "/v1/trust", Summary: "Send what people have signed", Tags: tags, MaxBodyBytes: 2 * trust.MaxBundle,
 		RequestBody: &huma.RequestBody{Required: true, Description: "A bundle of signed metadata", Content: map[string]*huma.MediaType{
 			"application/octet-stream": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
 		}}}, operator, a.pushTrust)
+}
+
+func (a *API) showDirector(context.Context, *empty) (*body[v1.Director], error) {
+	key, obeyed, err := a.cfg.Registry.Director()
+	if err != nil {
+		return nil, err
+	}
+	return ok(v1.Director{ID: trust.KeyID(key), Public: hex.EncodeToString(key), Obeyed: obeyed})
 }
 
 func (a *API) showTrust(context.Context, *empty) (*body[v1.Trust], error) {

@@ -86,6 +86,15 @@ func TestTrust(t *testing.T) {
 	if w := warnings(); w != "" {
 		t.Errorf("signed: %s", w)
 	}
+	var d v1.Director
+	viewer.call("GET", "/v1/trust/director", nil, http.StatusOK, &d)
+	if d.Obeyed != "nobody" || len(d.ID) != 64 || len(d.Public) != 64 {
+		t.Errorf("director %+v", d)
+	}
+	if err := repo.Rotate(trust.Setup{Root: q, Releases: q, Publish: q, Director: k.Public()}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	operator.refused("PUT", "/v1/trust", bundle(), http.StatusUnprocessableEntity, v1.CodeInvalid)
 	_, text := admin.send("GET", "/metrics", nil)
 	if line := fmt.Sprintf("covey_trust_expires_timestamp_seconds %g\n", float64(got.Expires[0].At.Unix())); !strings.Contains(string(text), line) {
 		t.Errorf("metrics have no %s", line)

@@ -74,6 +74,9 @@ func (r *Registry) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	if r.cfg.Director != nil {
+		g.Go(func() error { return r.renewing(ctx) })
+	}
 	return g.Wait()
 }
 

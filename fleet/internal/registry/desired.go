@@ -1,11 +1,16 @@
 package registry
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"slices"
+	"time"
 
 	"github.com/covey-edge/covey/fleet/internal/store"
+	"github.com/covey-edge/covey/fleet/trust"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -61,6 +66,7 @@ func (r *Registry) UpdateDesired(tx *store.Tx, id wire.DeviceID, fn func(*wire.D
 	if doc.Trust, err = r.trustTx(tx); err != nil {
 		return none, fmt.Errorf("desired of %q: %w", id, err)
 	}
+	doc.Expires = r.expires(id, doc)
 	if err := fn(&doc); err != nil {
 		return none, fmt.Errorf("desired of %q: %w", id, err)
 	}
@@ -97,8 +103,8 @@ func (r *Registry) putDesired(tx *store.Tx, id wire.DeviceID, signed wire.Desire
 	if err != nil {
 		return err
 	}
-	if len(body) > wire.MaxDesired {
-		return fmt.Errorf("%w: %d bytes, at most %d", ErrInvalid, len(body), wire.MaxDesired)
+	if len(body) > wire.MaxDesired-signatureRoom {
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrInvalid, len(body), wire.MaxDesired-signatureRoom)
 	}
 	if err := doc.Validate(); err != nil { // its device would refuse all of it
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -134,7 +140,7 @@ func (r *Registry) publishDesired(id wire.DeviceID) error {
 		if err != nil {
 			return err
 		}
-		payload, err = json.Marshal(doc)
+		payload, err = r.document(doc)
 		return err
 	})
 	if err != nil {
@@ -142,6 +148,79 @@ func (r *Registry) publishDesired(id wire.DeviceID) error {
 	}
 	topic := wire.Device{Root: r.cfg.Root, ID: id}.Desired()
 	return r.broker.Publish(wire.Message{Topic: topic, Payload: payload, QoS: 1, Retain: true})
+}
+
+// document is a desired document as it goes out: signed where people sign releases.
+func (r *Registry) document(doc wire.Desired) ([]byte, error) {
+	if r.cfg.Director == nil || doc.Signed.Trust == nil {
+		return json.Marshal(doc)
+	}
+	return trust.SignDirected(context.Background(), r.cfg.Director, doc.Signed)
+}
+
+// signatureRoom is for the director's signature, bytes.
+const signatureRoom = 512
+
+// A document that is signed counts for thirty days, so that a board from which newer
+// ones are kept back does not act on it for ever. It is made anew long before. The
+// days are spread, or a fleet that joined together would be signed anew together.
+const (
+	directedLife  = 30 * 24 * time.Hour
+	directedRenew = 15 * 24 * time.Hour // before its end
+	directedTurn  = time.Hour
+	renewals      = 1000 // in a turn: a fleet of 300,000 in its fifteen days
+)
+
+func (r *Registry) expires(id wire.DeviceID, doc wire.DesiredSigned) time.Time {
+	if r.cfg.Director == nil || doc.Trust == nil {
+		return time.Time{}
+	}
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	spread := time.Duration(h.Sum32()%(10*24*60)) * time.Minute
+	return r.cfg.Now().UTC().Truncate(time.Second).Add(directedLife + spread)
+}
+
+// renew makes documents anew that expire soon, those that do first.
+func (r *Registry) renew() error {
+	type due struct {
+		id wire.DeviceID
+		at time.Time
+	}
+	var list []due
+	soon := r.cfg.Now().Add(directedRenew)
+	err := r.db.View(func(tx *store.Tx) error {
+		return store.Each(tx, bucketDesired, "", func(id string, d wire.Desired) error {
+			if at := d.Signed.Expires; !at.IsZero() && at.Before(soon) {
+				list = append(list, due{wire.DeviceID(id), at})
+			}
+			return nil
+		})
+	})
+	slices.SortFunc(list, func(a, b due) int { return a.at.Compare(b.at) })
+	for _, d := range list[:min(len(list), renewals)] {
+		_, e := r.ChangeDesired(d.id, func(*wire.DesiredSigned) error { return nil })
+		if e != nil && !errors.Is(e, ErrNotFound) { // revoked: it asks nobody
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// renewing goes on until ctx ends.
+func (r *Registry) renewing(ctx context.Context) error {
+	t := time.NewTicker(directedTurn)
+	defer t.Stop()
+	for {
+		if err := r.renew(); err != nil {
+			r.cfg.Log.Error().Err(err).Msg("desired documents are not signed anew")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
 }
 
 // PublishAll sends every desired document: the broker keeps them in memory only,

@@ -18,6 +18,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/internal/auth"
 	"github.com/covey-edge/covey/fleet/internal/store"
+	"github.com/covey-edge/covey/fleet/trust"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -51,6 +52,8 @@ type Config struct {
 	Log   zerolog.Logger
 	Blobs Blobs
 	Now   func() time.Time // nil: time.Now
+	// Director signs what is wanted of each device, once people sign releases; nil: nobody does.
+	Director trust.Signer
 }
 
 // A Registry may be used by many goroutines.

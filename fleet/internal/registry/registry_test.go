@@ -27,6 +27,7 @@ import (
 	"github.com/covey-edge/covey/fleet/internal/auth"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/store"
+	"github.com/covey-edge/covey/fleet/trust"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 )
@@ -65,6 +66,7 @@ func (b *recorder) retained(id wire.DeviceID) (d wire.Desired) {
 
 type rig struct {
 	*registry.Registry
+	director trust.Signer // nil: none
 	path  string
 	db    *store.Store
 	auth  *auth.Authority
@@ -95,7 +97,7 @@ func (r *rig) open(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.br = &recorder{kept: map[string][]byte{}, out: make(chan wire.Message, 1000)}
-	r.Registry, err = registry.Open(r.db, r.auth, r.br, registry.Config{Root: "covey", Blobs: r.blobs, Log: zerolog.New(&r.log)})
+	r.Registry, err = registry.Open(r.db, r.auth, r.br, registry.Config{Root: "covey", Blobs: r.blobs, Director: r.director, Log: zerolog.New(&r.log)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,10 +3,12 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/covey-edge/covey/fleet/internal/store"
 	"github.com/covey-edge/covey/fleet/trust"
@@ -60,6 +62,10 @@ func (r *Registry) TakeTrust(ctx context.Context, body []byte) (trust.Set, error
 	if set, err = set.Update(b, r.cfg.Now()); err != nil {
 		return trust.Set{}, err
 	}
+	if r.directs(set) == otherDirects {
+		return trust.Set{}, fmt.Errorf("%w: its root names another director than this controller, and boards would obey no order of it; "+
+			"run: covey trust director > director.pub && covey trust root rotate --director director.pub", ErrInvalid)
+	}
 	sum := sha256.Sum256(body)
 	t := trusted{set, wire.DesiredTrust{SHA256: wire.Digest(hex.EncodeToString(sum[:])), Length: int64(len(body))}}
 	if err := r.cfg.Blobs.Put(ctx, t.Blob.SHA256, t.Blob.Length, bytes.NewReader(body)); err != nil {
@@ -75,6 +81,37 @@ func (r *Registry) TakeTrust(ctx context.Context, body []byte) (trust.Set, error
 		}
 	}
 	return set, nil
+}
+
+// Whose orders boards obey.
+const (
+	nobodyDirects = "nobody" // they take anybody's
+	otherDirects  = "other"
+	thisDirects   = "this"
+)
+
+func (r *Registry) directs(set trust.Set) string {
+	ids := set.Director()
+	switch {
+	case len(ids) == 0:
+		return nobodyDirects
+	case r.cfg.Director != nil && slices.Contains(ids, trust.KeyID(r.cfg.Director.Public())):
+		return thisDirects
+	}
+	return otherDirects
+}
+
+// Director is the key that signs what is wanted of devices, and whose orders boards
+// obey: this controller's (this), anybody's (nobody), another's (other).
+func (r *Registry) Director() (key ed25519.PublicKey, obeyed string, err error) {
+	if r.cfg.Director == nil {
+		return nil, "", fmt.Errorf("director: %w", ErrNotFound)
+	}
+	set, _, err := r.Trust()
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, "", err
+	}
+	return r.cfg.Director.Public(), r.directs(set), nil
 }
 
 // trustTx is what a desired document says of it, nil where nobody signs.

@@ -30,6 +30,7 @@ import (
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/internal/store"
+	"github.com/covey-edge/covey/fleet/trust"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -82,7 +83,9 @@ func New(t testing.TB) *Fleet {
 	f.Blobs, err = blob.Open(filepath.Join(f.Data, "blobs"), blob.OS{})
 	check(t, err)
 	nop := zerolog.Nop()
-	f.Registry, err = registry.Open(db, f.Auth, f.Sent, registry.Config{Root: "covey", Log: nop, Blobs: f.Blobs})
+	director, err := trust.NewKey()
+	check(t, err)
+	f.Registry, err = registry.Open(db, f.Auth, f.Sent, registry.Config{Root: "covey", Log: nop, Blobs: f.Blobs, Director: director})
 	check(t, err)
 	f.Rollouts, err = rollout.Open(db, f.Registry, nop)
 	check(t, err)

@@ -177,6 +177,13 @@ type Trust struct {
 	Expires []Expiry `json:"expires" doc:"When its files count no more, the first first"`
 }
 
+// A Director is the key with which a controller signs what is wanted of each device.
+type Director struct {
+	ID     string `json:"id" doc:"As metadata calls it"`
+	Public string `json:"public" doc:"Its public half, hex"`
+	Obeyed string `json:"obeyed" enum:"this,nobody,other" doc:"Whose orders boards obey: this controller's, anybody's, another's"`
+}
+
 // An Expiry is the day after which a file of Trust counts no more.
 type Expiry struct {
 	File string    `json:"file"`
