@@ -115,7 +115,9 @@ func TestKillNine(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(400+rand.IntN(1200)) * time.Millisecond)
+		before := len(sub.Messages("/result"))
+		sub.Until("at work", func() bool { return len(sub.Messages("/result")) >= before+30 })
+		time.Sleep(rand.N(time.Second))
 		cmd.Process.Kill()
 		cmd.Wait()
 	}

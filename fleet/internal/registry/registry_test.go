@@ -27,8 +27,8 @@ import (
 	"github.com/covey-edge/covey/fleet/internal/auth"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/store"
-	"github.com/covey-edge/covey/fleet/trust"
 	"github.com/covey-edge/covey/fleet/release"
+	"github.com/covey-edge/covey/fleet/trust"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -67,12 +67,12 @@ func (b *recorder) retained(id wire.DeviceID) (d wire.Desired) {
 type rig struct {
 	*registry.Registry
 	director trust.Signer // nil: none
-	path  string
-	db    *store.Store
-	auth  *auth.Authority
-	blobs *blob.Store
-	br    *recorder
-	log   bytes.Buffer
+	path     string
+	db       *store.Store
+	auth     *auth.Authority
+	blobs    *blob.Store
+	br       *recorder
+	log      bytes.Buffer
 }
 
 func start(t *testing.T) *rig {
