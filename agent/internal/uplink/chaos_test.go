@@ -115,8 +115,8 @@ func TestKillNine(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		before := len(sub.Messages("/result"))
-		sub.Until("at work", func() bool { return len(sub.Messages("/result")) >= before+30 })
+		before := len(sub.Got())
+		sub.UntilGot(before + 30) // it is at work
 		time.Sleep(rand.N(time.Second))
 		cmd.Process.Kill()
 		cmd.Wait()
