@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,7 +198,7 @@ func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loade
 	if err != nil {
 		return nil, err
 	}
-	o := task.Options{Kind: r.task, Threshold: r.decode.Threshold, Top: r.decode.Top}
+	o := task.Options{Kind: cmp.Or(r.decode.Decoder, r.task), Threshold: r.decode.Threshold, Top: r.decode.Top}
 	if p.Threshold != 0 {
 		o.Threshold = p.Threshold
 	}

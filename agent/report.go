@@ -49,7 +49,7 @@ func (a *agent) probe(ctx context.Context) {
 // board is what decides which variant of a release fits. It waits for the engines.
 func (a *agent) board() release.Board {
 	<-a.probed
-	return release.Board{Arch: runtime.GOARCH, RAM: a.Board.RAM, Devices: a.devices}
+	return release.Board{Arch: runtime.GOARCH, RAM: a.Board.RAM, Devices: a.devices, Runtimes: a.runtimes}
 }
 
 func (a *agent) hello() wire.Hello {

@@ -66,6 +66,7 @@ func (m *Manifest) Canonical() []byte {
 // normal is m with one spelling for nothing: -0 and empty lists would be written.
 func (m *Manifest) normal() *Manifest {
 	n := *m
+	n.Schema = ""
 	if n.Decode.Threshold == 0 {
 		n.Decode.Threshold = 0
 	}
@@ -221,6 +222,9 @@ func (m *Manifest) files() []*File {
 // shared are the files that every variant needs.
 func (m *Manifest) shared() []*File {
 	var files []*File
+	if m.Config != nil {
+		files = append(files, m.Config)
+	}
 	if m.Labels != nil {
 		files = append(files, m.Labels)
 	}

@@ -223,10 +223,22 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	good := sample(f).Canonical()
-	f.Add(good)
+	one := sample(f).Canonical()
+	f.Add(one)
 	f.Add([]byte(`{"v":1,"decode":{"mean":[],"threshold":-0}}`))
-	f.Add([]byte(strings.Replace(string(good), `"threshold":0.5,"mean":[127.5],"std":[127.5]`, `"threshold":-0,"mean":[],"std":[]`, 1)))
+	f.Add([]byte(strings.Replace(string(one), `"threshold":0.5,"mean":[127.5],"std":[127.5]`, `"threshold":-0,"mean":[],"std":[]`, 1)))
+	good, err := filepath.Glob("testdata/*/canonical-*.json")
+	if err != nil || len(good) == 0 {
+		f.Fatal("no examples", err)
+	}
+	for _, path := range good {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	schema := compiled(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := release.Parse(b)
 		if err != nil {
@@ -242,6 +254,9 @@ func FuzzParse(f *testing.F) {
 		}
 		if !bytes.Equal(again.Canonical(), canon) {
 			t.Fatalf("canonical twice: %s and %s", canon, again.Canonical())
+		}
+		if err := held(schema, canon); err != nil {
+			t.Fatalf("%s is read, and the schema refuses it: %v", canon, err)
 		}
 		for _, f := range again.Files() {
 			if !release.ValidPath(f.Name) || strings.Contains(f.Name, "..") && filepath.Clean(f.Name) != f.Name {
@@ -278,6 +293,41 @@ func TestPick(t *testing.T) {
 	m.Variants = m.Variants[:1]
 	_, _, err := release.Pick(m, release.Board{Arch: "arm64", Devices: cpu})
 	wantCode(t, err, hal.CodeAccel)
+	_, _, err = release.Pick(&release.Manifest{Config: &release.File{}}, release.Board{Arch: "arm64", Devices: cpu})
+	wantCode(t, err, hal.CodeManifest)
+}
+
+// A file that needs a newer library than the board has is passed over; versions are
+// numbers, and what a board does not say is not held against it.
+func TestPickRuntime(t *testing.T) {
+	m := &release.Manifest{Variants: []release.Variant{
+		{Engine: "tflite", MinRuntime: "2.17", File: release.File{Name: "new"}},
+		{Engine: "tflite", File: release.File{Name: "old"}},
+	}}
+	for runtime, want := range map[string]string{
+		"tflite 2.17.1": "new", "tflite 2.17": "new", "tflite 2.17.0": "new", "tflite 2.16.9": "old", "tflite 2.9": "old", "tflite 2.100": "new",
+		"tflite 3": "new", "tflite 2": "old", "2.18": "new", "tflite 2.17.1-rc0": "new", "tflite 2.16.0+x": "old", "": "new", "tflite": "new", "tflite dev": "new",
+	} {
+		board := release.BoardOf(wire.Hello{Arch: "arm64", Accelerators: []wire.HelloDevice{{Engine: "tflite", Accelerator: "cpu"}}})
+		if runtime != "" {
+			board.Runtimes = map[string]string{"tflite": runtime, "onnx": "onnxruntime 1.0"}
+		}
+		v, refusals, err := release.Pick(m, board)
+		if err != nil || v.File.Name != want || len(refusals) > 1 || len(refusals) == 1 && refusals[0].Code != hal.CodeRuntime {
+			t.Errorf("%q: got %q, %v, %v", runtime, v.File.Name, refusals, err)
+		}
+	}
+	m.Variants = m.Variants[:1]
+	_, _, err := release.Pick(m, release.BoardOf(wire.Hello{Accelerators: []wire.HelloDevice{{Engine: "tflite", Accelerator: "cpu"}}, Runtimes: map[string]string{"tflite": "tflite 2.1"}}))
+	wantCode(t, err, hal.CodeRuntime)
+}
+
+// A variant's own tolerance goes before a sample's.
+func TestTolerance(t *testing.T) {
+	g := release.Golden{Tolerance: 0.1}
+	if a, b := (release.Variant{}).ToleranceOf(g), (release.Variant{Tolerance: 0.3}).ToleranceOf(g); a != 0.1 || b != 0.3 {
+		t.Errorf("got %v and %v", a, b)
+	}
 }
 
 // The sibling is found by its name among several, and is one of the files that a

@@ -2,9 +2,12 @@ package release
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"io/fs"
 	"math"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -21,6 +24,11 @@ const (
 	maxGolden   = 32
 	maxChannels = 16
 	maxTop      = 1000
+	maxLineage  = 256 // of each of its texts, bytes
+	maxOps      = 1000
+	maxLabels   = 10_000
+	maxTensors  = 64
+	maxDims     = 8
 )
 
 // Validate checks everything that can be checked without the files.
@@ -34,10 +42,17 @@ func (m *Manifest) Validate() error {
 		return coded(hal.CodeManifest, "version %.80q: write it like 1.2.0", m.Version)
 	case m.Task != "" && !slices.Contains([]string{"classify", "detect", "segment", "pose", "audio", "series", "raw"}, m.Task):
 		return coded(hal.CodeManifest, "task %.60q: classify, detect, raw, or nothing for auto", m.Task)
-	case len(m.Variants) == 0:
-		return coded(hal.CodeManifest, "variants is empty: name at least one model file")
-	case len(m.License) > maxText || len(m.Notes) > maxText:
-		return coded(hal.CodeManifest, "license or notes is longer than %d bytes", maxText)
+	case len(m.License) > maxText || len(m.Notes) > maxText || len(m.Author) > maxText:
+		return coded(hal.CodeManifest, "license, notes or author is longer than %d bytes", maxText)
+	}
+	if err := m.Lineage.validate(); err != nil {
+		return err
+	}
+	if m.Config != nil {
+		return m.validateConfig()
+	}
+	if len(m.Variants) == 0 {
+		return coded(hal.CodeManifest, "variants is empty: name at least one model file, or a config")
 	}
 	for i := range m.Variants {
 		if err := m.Variants[i].validate(); err != nil {
@@ -53,19 +68,42 @@ func (m *Manifest) Validate() error {
 	if err := m.Decode.validate(); err != nil {
 		return err
 	}
+	if err := m.Result.validate(); err != nil {
+		return err
+	}
+	return m.validateFiles()
+}
+
+// validateConfig is for a release of configuration: nothing in it may look like a
+// model's, which no board would heed.
+func (m *Manifest) validateConfig() error {
+	switch {
+	case len(m.Variants) > 0 || len(m.Golden) > 0 || m.Labels != nil || m.Result != nil || m.Task != "" || !reflect.ValueOf(m.Decode).IsZero():
+		return coded(hal.CodeManifest, "a release of configuration has no model: take out task, labels, variants, golden, decode and result, or config")
+	case m.Config.Length == 0 || m.Config.Length > MaxConfig:
+		return coded(hal.CodeLength, "config %.80q has %d bytes: 1 to %d are read", m.Config.Name, m.Config.Length, MaxConfig)
+	}
 	return m.validateFiles()
 }
 
 func (v *Variant) validate() error {
 	switch {
 	case !wire.ValidID(v.Engine):
-		return coded(hal.CodeManifest, "engine %.60q of %.80q: write tflite", v.Engine, v.File.Name)
+		return coded(hal.CodeManifest, "engine %.60q of %.80q: write tflite or onnx", v.Engine, v.File.Name)
 	case v.Accelerator != "" && !wire.ValidID(v.Accelerator):
 		return coded(hal.CodeManifest, "accelerator %.60q of %.80q: leave it out unless the file is compiled for one", v.Accelerator, v.File.Name)
 	case v.Arch != "" && !wire.ValidID(v.Arch):
 		return coded(hal.CodeManifest, "arch %.60q of %.80q: write amd64, arm64, or nothing for any", v.Arch, v.File.Name)
-	case v.MinRAM < 0:
-		return coded(hal.CodeManifest, "min_ram %d of %.80q is below 0", v.MinRAM, v.File.Name)
+	case v.MinRAM < 0 || v.Memory < 0:
+		return coded(hal.CodeManifest, "min_ram or memory of %.80q is below 0", v.File.Name)
+	case v.Quantisation != "" && !slices.Contains(Quantisations, v.Quantisation):
+		return coded(hal.CodeManifest, "quantisation %.60q of %.80q: one of %s, or nothing", v.Quantisation, v.File.Name, strings.Join(Quantisations, ", "))
+	case v.MinRuntime != "" && numbers(v.MinRuntime) == nil:
+		return coded(hal.CodeManifest, "min_runtime %.60q of %.80q: write it like 2.17 or 1.24.1", v.MinRuntime, v.File.Name)
+	case v.Ops < 0 || v.Ops > maxOps:
+		return coded(hal.CodeManifest, "ops %d of %.80q is not within 0 to %d", v.Ops, v.File.Name, maxOps)
+	case !atLeast0(v.Tolerance) || !atLeast0(v.LatencyMS):
+		return coded(hal.CodeManifest, "tolerance %v or latency_ms %v of %.80q is not 0 or more", v.Tolerance, v.LatencyMS, v.File.Name)
 	case v.File.Length == 0:
 		return coded(hal.CodeModelEmpty, "model file %.80q is 0 bytes", v.File.Name)
 	}
@@ -97,7 +135,7 @@ func (m *Manifest) validateGolden() error {
 		if len(g.Inputs) == 0 || len(g.Outputs) == 0 && g.Label == "" {
 			return coded(hal.CodeManifest, "golden sample %d needs inputs, and outputs or a label", i)
 		}
-		if !(g.Tolerance >= 0) || math.IsInf(g.Tolerance, 0) {
+		if !atLeast0(g.Tolerance) {
 			return coded(hal.CodeManifest, "tolerance %v of golden sample %d is not 0 or more", g.Tolerance, i)
 		}
 		if len(g.Label) > maxName {
@@ -109,6 +147,8 @@ func (m *Manifest) validateGolden() error {
 
 func (d *Decode) validate() error {
 	switch {
+	case d.Decoder != "" && !slices.Contains(decoders, d.Decoder):
+		return coded(hal.CodeManifest, "decoder %.60q: one of %s, or nothing for the task's own", d.Decoder, strings.Join(decoders, ", "))
 	case !(d.Threshold >= 0 && d.Threshold <= 1):
 		return coded(hal.CodeManifest, "threshold %v is not within 0 to 1", d.Threshold)
 	case d.Top < 0 || d.Top > maxTop:
@@ -123,6 +163,57 @@ func (d *Decode) validate() error {
 	}
 	return nil
 }
+
+func (l Lineage) validate() error {
+	for _, s := range []string{l.Parent, l.Dataset, l.Commit} {
+		if len(s) > maxLineage {
+			return coded(hal.CodeManifest, "parent, dataset or commit of the lineage is longer than %d bytes", maxLineage)
+		}
+	}
+	return nil
+}
+
+func (r *Result) validate() error {
+	if r == nil {
+		return nil
+	}
+	switch {
+	case !slices.Contains(decoders, r.Kind):
+		return coded(hal.CodeManifest, "result of kind %.60q: one of %s", r.Kind, strings.Join(decoders, ", "))
+	case r.Labels < 0 || r.Labels > maxLabels:
+		return coded(hal.CodeManifest, "result of %d labels: 0 to %d are known", r.Labels, maxLabels)
+	case len(r.Inputs) > maxTensors || len(r.Outputs) > maxTensors:
+		return coded(hal.CodeManifest, "result of %d inputs and %d outputs: at most %d are known", len(r.Inputs), len(r.Outputs), maxTensors)
+	}
+	for _, t := range slices.Concat(r.Inputs, r.Outputs) {
+		if !wire.ValidID(t.Type) || t.Shape == nil || len(t.Shape) > maxDims || slices.ContainsFunc(t.Shape, func(n int) bool { return n < -1 || n > MaxFile }) {
+			return coded(hal.CodeManifest, "tensor of result %.60q %.80s: write a type such as uint8, and at most %d sides, -1 for one that is open", t.Type, fmt.Sprint(t.Shape), maxDims)
+		}
+	}
+	return nil
+}
+
+// decoders are the kinds of result there are.
+var decoders = []string{"classify", "detect", "raw"}
+
+// numbers are those of a version, "1.24.1"; nil when it is not written like that.
+func numbers(version string) []int {
+	parts := strings.Split(version, ".")
+	if len(parts) > 4 {
+		return nil
+	}
+	list := make([]int, len(parts))
+	for i, p := range parts {
+		n, err := strconv.Atoi(p)
+		if err != nil || n < 0 || len(p) > 6 || p[0] == '+' || p[0] == '-' || len(p) > 1 && p[0] == '0' {
+			return nil
+		}
+		list[i] = n
+	}
+	return list
+}
+
+func atLeast0(f float64) bool { return f >= 0 && !math.IsInf(f, 0) }
 
 func finite(f float32) bool { return !math.IsNaN(float64(f)) && !math.IsInf(float64(f), 0) }
 

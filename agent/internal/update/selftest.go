@@ -35,7 +35,7 @@ func SelfTest(s hal.Session, f Files, label func() (string, error)) error {
 func (f Files) Samples() ([]hal.Sample, error) {
 	var list []hal.Sample
 	for _, g := range f.Manifest.Golden {
-		s := hal.Sample{Tolerance: g.Tolerance}
+		s := hal.Sample{Tolerance: f.Variant.ToleranceOf(g)}
 		if len(g.Outputs) > 0 && s.Tolerance == 0 {
 			s.Tolerance = math.SmallestNonzeroFloat64 // exactly, and not what the chooser thinks
 		}
@@ -79,7 +79,7 @@ func golden(s hal.Session, f Files, g release.Golden, label func() (string, erro
 		if err != nil {
 			return err
 		}
-		if err := release.Compare(i, s.Output(0, i), want, g.Tolerance); err != nil {
+		if err := release.Compare(i, s.Output(0, i), want, f.Variant.ToleranceOf(g)); err != nil {
 			return err
 		}
 	}

@@ -211,7 +211,7 @@ func (b *blocks) files(digest wire.Digest) ([]wire.Digest, error) {
 	if err := json.Unmarshal(body, &m); err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", digest.Short(), err)
 	}
-	for _, f := range filesOf(m) {
+	for _, f := range m.Files() {
 		list = append(list, wire.Digest(f.SHA256))
 	}
 	b.mu.Lock()
@@ -221,18 +221,4 @@ func (b *blocks) files(digest wire.Digest) ([]wire.Digest, error) {
 	}
 	b.manifests[digest] = list
 	return list, nil
-}
-
-func filesOf(m release.Manifest) (list []release.File) {
-	if m.Labels != nil {
-		list = append(list, *m.Labels)
-	}
-	for _, v := range m.Variants {
-		list = append(list, v.File)
-	}
-	for _, g := range m.Golden {
-		list = append(list, g.Inputs...)
-		list = append(list, g.Outputs...)
-	}
-	return list
 }
