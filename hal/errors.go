@@ -52,6 +52,9 @@ const (
 	CodeStateLocked  Code = "E_STATE_LOCKED"  // another agent uses the data folder
 	CodeStateNewer   Code = "E_STATE_NEWER"   // state file of a later version
 	CodeFetch        Code = "E_FETCH"         // a file cannot be had from the controller
+	CodeBudget       Code = "E_BUDGET"        // a download takes more bytes than it may
+	CodeClock        Code = "E_CLOCK"         // the board's clock cannot be right
+	CodeConsent      Code = "E_CONSENT"       // nothing waits for the house's word, or not this
 	CodeQuarantined  Code = "E_QUARANTINED"   // failed here before, and attempt did not rise
 	CodePipeline     Code = "E_PIPELINE"      // no such pipeline here, its model is pinned, or it has ended
 	CodeRollback     Code = "E_ROLLBACK"      // older than what was taken in before

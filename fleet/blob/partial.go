@@ -184,6 +184,9 @@ func (p *Partial) WriteBlock(n int, data []byte) error {
 	p.have(n, data)
 	if p.dirty++; p.dirty >= syncEvery {
 		p.dirty = 0
+		if err := p.s.Room(1); err != nil { // others write here, too, and the state must fit
+			return fmt.Errorf("write block %d of %s: %w", n, p.sha.Short(), err)
+		}
 		if err := p.f.Sync(); err != nil {
 			return fmt.Errorf("sync blob %s: %w", p.sha.Short(), Coded(err, p.s.dir))
 		}

@@ -155,6 +155,25 @@ func (s *Store) admit(sha wire.Digest, length, need int64) error {
 	if length < 0 || length > MaxLength {
 		return &hal.Error{Code: hal.CodeLength, Text: fmt.Sprintf("a file of %d bytes is not taken: the limit is %d", length, MaxLength)}
 	}
+	return s.Room(need)
+}
+
+// Wants is how many bytes of a blob of length bytes are still to come, by the lengths
+// of the files: 0 when it is here.
+func (s *Store) Wants(sha wire.Digest, length int64) int64 {
+	if s.Has(sha) || !wire.ValidDigest(string(sha)) {
+		return 0
+	}
+	fi, err := s.fs.Stat(s.Path(sha) + partSuffix)
+	if err != nil {
+		return length
+	}
+	return max(0, length-fi.Size())
+}
+
+// Room says whether the disk has room for need more bytes, and some to spare: nil,
+// or E_DISK_FULL.
+func (s *Store) Room(need int64) error {
 	free, err := s.fs.Free(s.dir)
 	if err != nil {
 		return fmt.Errorf("free space of %s: %w", s.dir, Coded(err, s.dir))

@@ -39,6 +39,7 @@ func kinds() []kind {
 		kindOf[Result]("result", MaxResult),
 		kindOf[Lost]("lost", MaxResult),
 		kindOf[BlockGet]("block-get", MaxHealth),
+		kindOf[HomeModel]("home-model", MaxHomeModel),
 	}
 }
 

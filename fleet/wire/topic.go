@@ -69,4 +69,8 @@ func (h Home) PipelineAvailable(p string) string  { return h.base() + p + "/avai
 func (h Home) Result(p string) string             { return h.base() + p + "/result" }
 func (h Home) Event(p string) string              { return h.base() + p + "/event" }
 func (h Home) Count(p, zone, label string) string { return h.base() + p + "/" + zone + "/" + label }
+func (h Home) Model(p string) string              { return h.base() + p + "/model" }
+func (h Home) Install(p string) string            { return h.base() + p + "/install/set" }
+func (h Home) InstallError(p string) string       { return h.base() + p + "/install/error" }
+func (h Home) InstallAll() string                 { return h.base() + "+/install/set" }
 func (h Home) All() string                        { return h.base() + "#" }

@@ -54,13 +54,14 @@ var arrows = []struct{ room, may string }{
 	// What both ends share.
 	{"fleet/release", "hal/modelfile"},
 	{"fleet/trust", "fleet/blob"},
+	{"fleet/window", ""},
 	{"fleet/blob/...", ""},
 	{"fleet/link/linktest", "fleet/link/... hal/haltest/port"},
 	{"fleet/link/...", ""},
 
 	// The agent: rooms beside each other know nothing of each other; the package
 	// agent brings them together.
-	{"agent/internal/update", "agent/internal/slots fleet/blob fleet/release"},
+	{"agent/internal/update", "agent/internal/slots fleet/blob fleet/release fleet/window"},
 	{"agent/internal/slots", "fleet/blob fleet/release"},
 	{"agent/internal/pipeline", "agent/internal/event hal/task hal/vision"},
 	{"agent/internal/uplink", "agent/internal/event fleet/blob"},
@@ -81,11 +82,11 @@ var arrows = []struct{ room, may string }{
 	{"fleet/internal/store", ""},
 	{"fleet/internal/audit", "fleet/internal/store"},
 	{"fleet/internal/auth", "fleet/internal/store"},
-	{"fleet/internal/registry", "fleet/internal/auth fleet/internal/store fleet/blob fleet/release fleet/trust"},
-	{"fleet/internal/rollout", "fleet/internal/registry fleet/internal/store fleet/blob fleet/release"},
+	{"fleet/internal/registry", "fleet/internal/auth fleet/internal/store fleet/blob fleet/release fleet/trust fleet/window"},
+	{"fleet/internal/rollout", "fleet/internal/registry fleet/internal/store fleet/blob fleet/release fleet/window"},
 	{"fleet/internal/broker", "fleet/internal/auth fleet/internal/registry fleet/link/mem"},
 	{"fleet/internal/api/v1", ""},
-	{"fleet/internal/...", "fleet/blob fleet/release fleet/trust hal/modelfile"},
+	{"fleet/internal/...", "fleet/blob fleet/release fleet/trust fleet/window hal/modelfile"},
 	{"fleet/cmd/covey-fleet", "fleet"},
 	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch"},
 	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/trust fleet/link/..."},

@@ -31,6 +31,8 @@ type Pipeline struct {
 	Previous  *Slot      `json:"previous,omitempty"`  // was active before
 	Candidate *Slot      `json:"candidate,omitempty"` // of the execution under way
 	Exec      *Execution `json:"exec,omitempty"`
+	// Consented is the release that somebody at home said install to, last.
+	Consented wire.Digest `json:"consented,omitempty"`
 }
 
 // A Slot is a release with the files that are pinned for this board.
@@ -51,6 +53,7 @@ type Execution struct {
 	State wire.ExecState      `json:"state"`
 	N     int                 `json:"n"`               // transitions so far
 	Boots int                 `json:"boots,omitempty"` // restarts of the agent while the candidate was tried
+	Spent int64               `json:"spent,omitempty"` // bytes that were downloaded for it, as of the last tenth
 	Fault *wire.Fault         `json:"fault,omitempty"` // why it is leaving, or left
 }
 
@@ -110,6 +113,22 @@ func (p Pipeline) Moved(st wire.ExecState, f *wire.Fault) Pipeline {
 	if st.Terminal() {
 		p.Candidate = nil
 	}
+	return p
+}
+
+// Ordered is p with its execution's order as it is wanted now.
+func (p Pipeline) Ordered(want wire.DesiredRelease) Pipeline {
+	e := *p.Exec
+	e.Want = want
+	p.Exec = &e
+	return p
+}
+
+// Paid is p with its execution's downloads counted up to spent bytes.
+func (p Pipeline) Paid(spent int64) Pipeline {
+	e := *p.Exec
+	e.Spent = spent
+	p.Exec = &e
 	return p
 }
 

@@ -30,6 +30,7 @@ func (j *journey) doDownload(ctx context.Context) {
 	}
 	defer unlock(j.l.fetching)
 	slot, got, err := j.candidate(ctx)
+	j.keepCosts()
 	switch {
 	case err == nil:
 		j.download = slot
@@ -60,7 +61,7 @@ func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err
 	if got, err = j.vouched(ctx, w); err != nil {
 		return nil, got, err
 	}
-	n, err := j.have(ctx, w.Release, w.Length, nil, nil)
+	n, err := j.have(ctx, file{sha: w.Release, length: w.Length, toll: j.toll()})
 	got += n
 	if err != nil {
 		return nil, got, err
@@ -74,6 +75,9 @@ func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err
 		return nil, got, err
 	}
 	slot = slotOf(w, m, v)
+	if err := j.room(slot, m.FilesOf(v)); err != nil {
+		return slot, got, err
+	}
 	n, err = j.haveAll(ctx, m.FilesOf(v))
 	return slot, got + n, err
 }
@@ -100,7 +104,7 @@ func (j *journey) vouched(ctx context.Context, w wire.DesiredRelease) (got int, 
 
 // learn fetches what people have signed last, and takes it in.
 func (j *journey) learn(ctx context.Context, v Voucher, ref wire.DesiredTrust) (got int, err error) {
-	if got, err = j.have(ctx, ref.SHA256, ref.Length, nil, nil); err != nil {
+	if got, err = j.have(ctx, file{sha: ref.SHA256, length: ref.Length}); err != nil {
 		return got, err
 	}
 	b, err := j.l.c.Blobs.Read(ref.SHA256, ref.Length)
@@ -138,7 +142,7 @@ func (j *journey) haveAll(ctx context.Context, files []release.File) (got int, e
 		bar.total += f.Length
 	}
 	for _, f := range files {
-		n, err := j.have(ctx, wire.Digest(f.SHA256), f.Length, f.Blocks, bar)
+		n, err := j.have(ctx, file{wire.Digest(f.SHA256), f.Length, f.Blocks, bar, j.toll()})
 		got += n
 		if err != nil {
 			return got, fmt.Errorf("file %s: %w", f.Name, err)
@@ -147,9 +151,36 @@ func (j *journey) haveAll(ctx context.Context, files []release.File) (got int, e
 	return got, nil
 }
 
+// room says whether the board's disk and the order have room for what is still
+// missing of files, before the first byte of them is asked for.
+func (j *journey) room(slot *slots.Slot, files []release.File) error {
+	need, keep := int64(0), map[wire.Digest]bool{slot.Release: true}
+	for _, f := range files {
+		need += j.l.c.Blobs.Wants(wire.Digest(f.SHA256), f.Length)
+		keep[wire.Digest(f.SHA256)] = true
+	}
+	if err := j.toll().afford(need); err != nil {
+		return err
+	}
+	if j.l.c.Blobs.Room(need) == nil {
+		return nil
+	}
+	j.l.collect(keep)
+	return j.l.c.Blobs.Room(need)
+}
+
+// A file is a blob that is wanted here.
+type file struct {
+	sha    wire.Digest
+	length int64
+	hashes []byte    // of its blocks; nil: not known
+	bar    *progress // nil: nobody looks
+	toll   *toll     // nil: it is free
+}
+
 // have fetches one blob unless it is here and right. got is how many blocks came.
-func (j *journey) have(ctx context.Context, sha wire.Digest, length int64, hashes []byte, bar *progress) (got int, err error) {
-	blobs := j.l.c.Blobs
+func (j *journey) have(ctx context.Context, f file) (got int, err error) {
+	blobs, sha, length, bar := j.l.c.Blobs, f.sha, f.length, f.bar
 	if blobs.Has(sha) {
 		err := blobs.Verify(ctx, sha)
 		if err == nil {
@@ -163,15 +194,19 @@ func (j *journey) have(ctx context.Context, sha wire.Digest, length int64, hashe
 			return 0, err
 		}
 	}
-	p, err := blobs.Receive(sha, length, hashes)
+	p, err := blobs.Receive(sha, length, f.hashes)
 	if err != nil {
 		return 0, err
 	}
 	defer p.Close()
 	m := &meter{Partial: p, bar: bar}
-	bar.skip(length - min(length, int64(p.Left())*wire.BlockSize))
+	left := min(length, int64(p.Left())*wire.BlockSize)
+	bar.skip(length - left)
 	if p.Left() > 0 {
-		err := j.l.c.Fetcher.Fetch(ctx, sha, m)
+		if err := f.toll.afford(left); err != nil {
+			return 0, err
+		}
+		err := j.l.c.Fetcher.Fetch(ctx, sha, &tolled{m, ctx, f.toll})
 		if p.Left() > 0 && err == nil {
 			err = fmt.Errorf("fetch blob %s: %d blocks are still missing", sha.Short(), p.Left())
 		}
@@ -222,6 +257,7 @@ func (b *progress) add(n int64) {
 	before := b.done * 10 / max(b.total, 1)
 	b.done += n
 	if b.done*10/max(b.total, 1) > before && b.done < b.total && !b.p.Over() {
+		b.j.keepCosts()
 		b.j.emit(b.p, b.done, b.total)
 	}
 }
@@ -306,7 +342,12 @@ func (j *journey) stops(since time.Time) {
 
 // doSelfTest opens and tests the candidate.
 func (j *journey) doSelfTest(ctx context.Context) {
-	w, err := j.prepare(ctx, j.pipeline().Candidate, true)
+	slot := j.pipeline().Candidate
+	err := j.stillVouched(ctx, slot)
+	var w Warm
+	if err == nil {
+		w, err = j.prepare(ctx, slot, true)
+	}
 	switch {
 	case err == nil:
 		j.warm, j.effect = w, failures{}
@@ -314,6 +355,25 @@ func (j *journey) doSelfTest(ctx context.Context) {
 		j.effect.add(err)
 		j.log.Warn().Err(err).Int("try", j.effect.tries).Msg("self-test")
 	}
+}
+
+// learnTimeout is how long a candidate that is here waits for what people have signed
+// last. Without a link, what they signed before decides.
+const learnTimeout = 30 * time.Second
+
+// stillVouched asks again whether a candidate may run: it may have waited for weeks.
+func (j *journey) stillVouched(ctx context.Context, slot *slots.Slot) error {
+	v, ref := j.l.c.Voucher, j.l.trusted()
+	if v == nil {
+		return nil
+	}
+	if ref != nil && lock(ctx, j.l.fetching) {
+		timed, cancel := context.WithTimeout(ctx, learnTimeout)
+		_, _ = j.learn(timed, v, *ref) // it says so itself
+		cancel()
+		unlock(j.l.fetching)
+	}
+	return v.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, j.l.now())
 }
 
 // doSwitch puts the candidate to work. Its results count from before the switch
@@ -324,7 +384,13 @@ func (j *journey) doSwitch(ctx context.Context) {
 	j.trial, j.since, j.score = slot.Model, time.Now(), Probation{}
 	j.mu.Unlock()
 	accel := j.warm.Info().Accelerator
-	err := j.l.c.Installer.Switch(ctx, j.name, j.warm)
+	err := ctx.Err() // the last moment at which a changed wish changes nothing
+	if v := j.l.c.Voucher; v != nil && err == nil {
+		err = v.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, j.l.now())
+	}
+	if err == nil {
+		err = j.l.c.Installer.Switch(ctx, j.name, j.warm)
+	}
 	switch {
 	case err == nil:
 		j.effect = failures{}
@@ -417,7 +483,7 @@ func (j *journey) doRepair(ctx context.Context) {
 }
 
 func (j *journey) repair(ctx context.Context, slot *slots.Slot) error {
-	if _, err := j.have(ctx, slot.Release, slot.Length, nil, nil); err != nil {
+	if _, err := j.have(ctx, file{sha: slot.Release, length: slot.Length}); err != nil {
 		return err
 	}
 	m, err := j.manifest(slot.Release)
@@ -429,7 +495,7 @@ func (j *journey) repair(ctx context.Context, slot *slots.Slot) error {
 			if f.SHA256 != string(sha) {
 				continue
 			}
-			if _, err := j.have(ctx, sha, f.Length, f.Blocks, nil); err != nil {
+			if _, err := j.have(ctx, file{sha: sha, length: f.Length, hashes: f.Blocks}); err != nil {
 				return err
 			}
 		}

@@ -3,6 +3,7 @@ package update
 import (
 	"context"
 	"math/rand/v2"
+	"reflect"
 	"sync"
 	"time"
 
@@ -25,7 +26,9 @@ type journey struct {
 	// Of the journey's own goroutine:
 	exec     string         // the execution that what follows is about
 	state    wire.ExecState // and its state
-	began    time.Time      // when this process took the execution up
+	began    time.Time      // when this process took the execution up; later, by what it waited
+	entered  time.Time      // when it came into state
+	costs    *toll          // of its downloads; nil: none yet
 	running  wire.Digest
 	stopped  time.Time     // since when nothing runs, to make room; zero: not so
 	gap      time.Duration // that nothing ran in this execution, to make room
@@ -38,13 +41,15 @@ type journey struct {
 
 	mu      sync.Mutex // guards all below
 	wanted  Want
-	doing   string                  // the execution that the effect under way is for; "" for none
+	doing   *wire.DesiredRelease    // the order that the effect under way is for; nil for none
 	cancel  context.CancelCauseFunc // ends that effect
 	trial   wire.Digest             // the model on probation; "" for none
 	since   time.Time               // of the switch
 	score   Probation
 	accel   hal.Accelerator // in use
 	trouble *wire.Fault     // of getting the active release to run
+	pending *wire.Fault     // what the execution waits for, where somebody should know
+	percent int             // of the download
 }
 
 // failures of one kind of effect, one behind the other.
@@ -120,7 +125,7 @@ func (j *journey) save(change func(slots.State) slots.State) error {
 func (j *journey) next() Step {
 	s := j.l.c.State.State()
 	j.forget(s.Pipelines[j.name])
-	o := Observed{Age: time.Since(j.began), Running: j.running, Warm: j.warm != nil,
+	o := Observed{Age: time.Since(j.began), Now: time.Now(), ClockOK: j.l.clockOK(), Running: j.running, Warm: j.warm != nil,
 		Downloaded: j.download, Verified: j.verified,
 		Err: j.effect.err, Tries: j.effect.tries, Wait: j.effect.wait(),
 		RestoreErr: j.restore.err, RestoreTries: j.restore.tries, RestoreWait: j.restore.wait()}
@@ -143,12 +148,16 @@ func (j *journey) forget(p slots.Pipeline) {
 	if p.Exec != nil {
 		id, st = p.Exec.Want.Execution, p.Exec.State
 	}
-	if id != j.exec {
-		j.began, j.gap = time.Now(), 0
-	}
-	if id == j.exec && st == j.state {
+	now := time.Now()
+	switch {
+	case id != j.exec:
+		j.began, j.gap, j.costs = now, 0, nil
+	case st == j.state:
 		return
+	case waits(j.state):
+		j.began = j.began.Add(now.Sub(j.entered))
 	}
+	j.entered = now
 	j.exec, j.state = id, st
 	j.effect, j.download, j.verified = failures{}, nil, false
 	if st != wire.SelfTesting && st != wire.Switching && st != wire.Probation {
@@ -166,13 +175,20 @@ func (j *journey) discard() {
 	}
 }
 
-// effectContext is ctx until something else is wanted, or the execution is too old.
+// effectContext is ctx until something else is wanted, or in another way, or the
+// execution is too old, or the window of its download closes.
 func (j *journey) effectContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	stop := context.CancelFunc(func() {})
-	doing := ""
-	if j.exec != "" && !j.state.Terminal() {
-		doing = j.exec
-		ctx, stop = context.WithDeadlineCause(ctx, j.began.Add(maxAge), errTooLong)
+	var doing *wire.DesiredRelease
+	if p := j.pipeline(); j.exec != "" && !p.Over() {
+		doing = &p.Exec.Want
+		end, why := j.began.Add(maxAge), errTooLong
+		if w := doing.Window; j.state == wire.Downloading && w != nil && w.Download {
+			if shuts := closes(*w, time.Now()); shuts.Before(end) {
+				end, why = shuts, errShut
+			}
+		}
+		ctx, stop = context.WithDeadlineCause(ctx, end, why)
 	}
 	effect, cancel := context.WithCancelCause(ctx)
 	j.mu.Lock()
@@ -191,10 +207,11 @@ func (j *journey) want(w Want) {
 	j.poke()
 }
 
-// cancelOther ends an effect for what is not wanted any more. The caller holds mu.
+// cancelOther ends an effect for what is not wanted any more, or not in this way. The
+// caller holds mu.
 func (j *journey) cancelOther() {
 	w := j.wanted
-	if j.doing != "" && w.Known && (w.Release == nil || w.Release.Execution != j.doing) {
+	if j.doing != nil && w.Known && (w.Release == nil || !reflect.DeepEqual(w.Release, j.doing)) {
 		j.cancel(errChanged)
 	}
 }
@@ -235,7 +252,32 @@ func (j *journey) note(model wire.Digest, err error) {
 func (j *journey) seen() (accelerator string, trouble *wire.Fault) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.trouble == nil {
+		return string(j.accel), j.pending
+	}
 	return string(j.accel), j.trouble
+}
+
+// say keeps what an execution waits for, and says it once.
+func (j *journey) say(f *wire.Fault) {
+	j.mu.Lock()
+	before := j.pending
+	j.pending = f
+	j.mu.Unlock()
+	if reflect.DeepEqual(before, f) {
+		return
+	}
+	if f != nil {
+		j.log.Warn().Str("code", f.Code).Str("fault", f.Text).Msg("waits")
+	}
+	j.l.c.Changed()
+}
+
+// far is how many percent of the download are here.
+func (j *journey) far() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.percent
 }
 
 // do does one step. The error is the state's disk; what an effect fails with is
@@ -243,8 +285,13 @@ func (j *journey) seen() (accelerator string, trouble *wire.Fault) {
 func (j *journey) do(run, ctx context.Context, step Step) error {
 	switch step.Do {
 	case Wait:
-		j.pause(ctx, step.Wait)
-	case Begin, Move, Commit, Demote:
+		j.say(step.Note)
+		j.pause(run, step.Wait)
+		return nil
+	}
+	j.say(nil)
+	switch step.Do {
+	case Begin, Order, Move, Commit, Demote:
 		return j.transit(step)
 	case Restore:
 		j.doRestore(run)
@@ -264,8 +311,14 @@ func (j *journey) do(run, ctx context.Context, step Step) error {
 
 // pause waits until d has passed (0: for ever), or something happens.
 func (j *journey) pause(ctx context.Context, d time.Duration) {
-	if r := j.restore.wait(); r > 0 && (d == 0 || r < d) {
-		d = r
+	limits := []time.Duration{j.restore.wait()}
+	if !waits(j.state) { // the execution's own end
+		limits = append(limits, time.Until(j.began.Add(maxAge)))
+	}
+	for _, l := range limits {
+		if l > 0 && (d == 0 || l < d) {
+			d = l
+		}
 	}
 	var timer <-chan time.Time
 	if d > 0 {
@@ -300,7 +353,7 @@ func (j *journey) transit(step Step) error {
 		e = j.log.Warn().Str("code", step.Fault.Code).Str("fault", step.Fault.Text)
 	}
 	e.Stringer("step", step.Do).Str("state", string(step.To)).Msg("update")
-	if step.Do != Demote {
+	if step.Do != Demote && step.Do != Order {
 		j.emit(after, 0, 0)
 	}
 	j.l.c.Changed()
@@ -317,6 +370,8 @@ func (j *journey) apply(s slots.State, step Step) slots.State {
 	switch step.Do {
 	case Begin:
 		p = p.Took(*step.Want, step.To, step.Fault)
+	case Order:
+		p = p.Ordered(*step.Want)
 	case Move:
 		if step.To == wire.Verifying {
 			p.Candidate = j.download
@@ -324,6 +379,7 @@ func (j *journey) apply(s slots.State, step Step) slots.State {
 		if step.Quarantine {
 			w := p.Exec.Want
 			s = s.WithQuarantine(j.quarantined(w.Release, w.Attempt, step.Fault))
+			p.Consented = "" // nobody meant this
 		}
 		p = p.Moved(step.To, step.Fault)
 	case Commit:
@@ -344,11 +400,12 @@ func (j *journey) quarantined(release wire.Digest, attempt int, f *wire.Fault) w
 	return q
 }
 
-// tidy removes what nothing needs any more, when nothing is under way anywhere.
+// tidy removes what nothing needs any more, when nothing is on its way here: what
+// was received of it is in no slot.
 func (j *journey) tidy() {
 	s := j.l.c.State.State()
 	for name := range j.l.journeys {
-		if !s.Pipelines[name].Over() {
+		if p := s.Pipelines[name]; !p.Over() && p.Candidate == nil {
 			return
 		}
 	}
@@ -368,6 +425,9 @@ func (j *journey) emit(p slots.Pipeline, done, total int64) {
 	if e == nil {
 		return
 	}
+	j.mu.Lock()
+	j.percent = int(done * 100 / max(total, 1))
+	j.mu.Unlock()
 	n := e.N * 100
 	if total > 0 {
 		n += int(min(99, done*100/total))

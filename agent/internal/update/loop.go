@@ -200,6 +200,13 @@ func (l *Loop) now() time.Time {
 	return now
 }
 
+// clockOK says whether the board's clock can be right: it never is before the floor,
+// nor in the year in which a board without a battery begins.
+func (l *Loop) clockOK() bool {
+	now := time.Now()
+	return now.Year() > 1970 && !now.Before(l.c.State.State().Floor)
+}
+
 // trusted names what people have signed last, nil where nobody signs.
 func (l *Loop) trusted() *wire.DesiredTrust {
 	l.mu.Lock()
@@ -270,6 +277,9 @@ const reportedQuarantine = 8
 
 // errChanged ends an effect because something else is wanted now.
 var errChanged = errors.New("something else is wanted")
+
+// errShut ends a download whose window closes.
+var errShut = errors.New("the window closed")
 
 // errTooLong ends an effect because the execution took too long.
 var errTooLong = errors.New("the execution took too long")

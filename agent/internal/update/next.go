@@ -29,7 +29,9 @@ type Want struct {
 
 // Observed is what Next must know besides the state.
 type Observed struct {
-	Age     time.Duration // since the execution was taken up by this process
+	Age     time.Duration // since the execution was taken up by this process, less what it waited
+	Now     time.Time     // in the board's own local time
+	ClockOK bool          // Now can be right
 	Refuse  *wire.Fault   // nothing may be installed into this pipeline, and why
 	Running wire.Digest   // the release that runs in this process; "" for none
 	Warm    bool          // the candidate is open, tested, and waits for the switch
@@ -67,6 +69,7 @@ type Action int
 const (
 	Wait     Action = iota // nothing to do until something happens, or Step.Wait has passed
 	Begin                  // state: take up what is wanted, as Step.To
+	Order                  // state: the same execution is wanted in another way
 	Move                   // state: the execution goes to Step.To
 	Commit                 // state: the candidate becomes active; SUCCEEDED
 	Demote                 // state: the active release goes to quarantine, the previous one becomes active
@@ -78,7 +81,7 @@ const (
 	Switch                 // effect: put the candidate to work between two frames
 )
 
-var actions = [...]string{"wait", "begin", "move", "commit", "demote", "restore", "repair", "download", "verify", "self-test", "switch"}
+var actions = [...]string{"wait", "begin", "order", "move", "commit", "demote", "restore", "repair", "download", "verify", "self-test", "switch"}
 
 // String is the action's name.
 func (a Action) String() string { return actions[a] }
@@ -88,11 +91,12 @@ func (a Action) String() string { return actions[a] }
 // at any moment leaves a state from which Next asks for the same effect again.
 type Step struct {
 	Do         Action
-	Want       *wire.DesiredRelease // of Begin
+	Want       *wire.DesiredRelease // of Begin and Order
 	To         wire.ExecState
 	Fault      *wire.Fault   // goes into the state with To
 	Quarantine bool          // the release is not tried again in this attempt
 	Wait       time.Duration // of Wait: ask again then; 0: not before something happens
+	Note       *wire.Fault   // of Wait: why, where somebody should know
 }
 
 // Next says what to do next for one pipeline. It is pure; asking again with the
@@ -110,16 +114,22 @@ func Next(s slots.State, pipeline string, want Want, o Observed) Step {
 	if step, ok := giveUp(p, want, o); ok {
 		return step
 	}
+	if step, ok := reorder(p, want, o); ok {
+		return step
+	}
+	if step, ok := recall(p, o); ok {
+		return step
+	}
 	switch st := p.Exec.State; {
-	case st == wire.Queued:
-		return Step{Do: Move, To: wire.Downloading}
+	case st == wire.Queued, st == wire.WaitingWindow && p.Candidate == nil:
+		return queued(p, o)
 	case st == wire.Downloading:
-		return downloading(o)
+		return downloading(p, o)
 	case p.Candidate == nil: // written by another version
 	case st == wire.Verifying:
 		return verifying(o)
-	case st == wire.Staged:
-		return Step{Do: Move, To: wire.SelfTesting}
+	case waits(st):
+		return staged(p, o)
 	case st == wire.SelfTesting:
 		return selfTesting(p, o)
 	case st == wire.Switching:
@@ -170,8 +180,8 @@ func rest(s slots.State, p slots.Pipeline, want Want, o Observed) Step {
 		return Step{Do: Wait} // a new attempt has a new id
 	case o.Refuse != nil:
 		return Step{Do: Begin, Want: w, To: wire.Rejected, Fault: o.Refuse}
-	case w.Mode != wire.ModeActivate:
-		return Step{Do: Begin, Want: w, To: wire.Rejected, Fault: fault(hal.CodeJSON, "mode %.40q is not known to this agent: update it", w.Mode)}
+	case unfit(w) != nil:
+		return Step{Do: Begin, Want: w, To: wire.Rejected, Fault: unfit(w)}
 	case p.Active != nil && p.Active.Release == w.Release:
 		return Step{Do: Begin, Want: w, To: wire.AlreadyInstalled}
 	}
@@ -199,7 +209,7 @@ func giveUp(p slots.Pipeline, want Want, o Observed) (Step, bool) {
 		return leave(p, o, wire.Rejected, tooManyBoots(e), true), true
 	case e.Boots >= maxBoots:
 		return leave(p, o, wire.RolledBack, tooManyBoots(e), true), true
-	case o.Age >= maxAge:
+	case o.Age >= maxAge && !waits(e.State):
 		return leave(p, o, wire.TimedOut, fault(hal.CodeTimeout, "no end after %s in %s: ask again with a new attempt", maxAge, e.State), false), true
 	}
 	return Step{}, false
@@ -227,11 +237,14 @@ func leave(p slots.Pipeline, o Observed, to wire.ExecState, f *wire.Fault, quara
 	return Step{Do: Restore}
 }
 
-func downloading(o Observed) Step {
+func downloading(p slots.Pipeline, o Observed) Step {
 	code := hal.CodeOf(o.Err)
+	_, _, closed := noDownload(p, o)
 	switch {
 	case o.Downloaded != nil:
 		return Step{Do: Move, To: wire.Verifying}
+	case closed:
+		return Step{Do: Move, To: wire.WaitingWindow}
 	case o.Err == nil:
 		return Step{Do: Download}
 	case final(code):
@@ -261,7 +274,7 @@ func selfTesting(p slots.Pipeline, o Observed) Step {
 		return Step{Do: Move, To: wire.Switching}
 	case o.Err == nil:
 		return Step{Do: Trial}
-	case o.blamed() || code == hal.CodeAccel:
+	case o.blamed() || code == hal.CodeAccel || distrusts(code):
 		return Step{Do: Move, To: wire.Rejected, Fault: FaultOf(o.Err), Quarantine: blames(code)}
 	case o.Tries >= maxTest:
 		return Step{Do: Move, To: wire.Failed, Fault: FaultOf(o.Err)}
@@ -282,6 +295,10 @@ func switching(p slots.Pipeline, o Observed) Step {
 	switch {
 	case o.Running == p.Candidate.Release && !o.Warm:
 		return Step{Do: Move, To: wire.Probation}
+	case distrusts(hal.CodeOf(o.Err)) && p.Exec.State == wire.Switching: // it never ran
+		return leave(p, o, wire.Rejected, FaultOf(o.Err), false)
+	case distrusts(hal.CodeOf(o.Err)):
+		return leave(p, o, wire.RolledBack, FaultOf(o.Err), false)
 	case o.Err != nil && (o.blamed() || o.Tries >= maxTest):
 		return leave(p, o, wire.RolledBack, FaultOf(o.Err), blames(hal.CodeOf(o.Err)))
 	case o.Err != nil && o.Wait > 0:
@@ -320,7 +337,7 @@ func final(code hal.Code) bool {
 
 // endOf is the end of an execution that failed before its model was opened.
 func endOf(code hal.Code) wire.ExecState {
-	if code == hal.CodeFetch || code == hal.CodeHashAtRest {
+	if code == hal.CodeFetch || code == hal.CodeHashAtRest || code == hal.CodeBudget {
 		return wire.Failed
 	}
 	return wire.Rejected
