@@ -148,7 +148,8 @@ func (a *agent) build() error {
 	c := update.Config{
 		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
 		Fetcher: fetcher{a.uplink}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
-		Changed: func() { poke(a.changed) }, Floor: a.Floor,
+		Changed: func() { poke(a.changed) }, Floor: a.Floor, Vitals: a.stations.vitals,
+		Temperature: func() *float64 { return health.Temperature(a.Root) },
 	}
 	if vouch != nil {
 		c.Voucher = vouch
@@ -174,7 +175,7 @@ func (a *agent) station(p PipelineFile, start string) *station {
 	}
 	s := &station{file: p, open: o}
 	if p.Model == "" {
-		s.note = func(model string, err error) { a.loop.Note(p.Name, model, err) }
+		s.note = func(release wire.Digest, r update.Run) { a.loop.Note(p.Name, release, r) }
 	}
 	log := a.Log.With().Str("pipeline", p.Name).Logger()
 	s.pipe = pipeline.New(pipeline.Config{

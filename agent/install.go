@@ -11,6 +11,7 @@ import (
 	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
+	"github.com/covey-edge/covey/hal/task"
 )
 
 // A station is a pipeline with what it should run now. It opens that again when
@@ -19,7 +20,7 @@ type station struct {
 	file PipelineFile
 	pipe *pipeline.Pipeline
 	open *opener
-	note func(model string, err error) // how a run went; nil: nobody asks
+	note func(release wire.Digest, r update.Run) // how a run went; nil: nobody asks
 
 	noFrames atomic.Pointer[wire.Fault] // why there are none; nil while there are
 	noModel  atomic.Pointer[wire.Fault] // why the local one does not open; nil when it did
@@ -130,8 +131,8 @@ func (s *station) reopen(ctx context.Context) (pipeline.Model, error) {
 // watched is the model with every run noted, and its end.
 func (s *station) watched(l *loaded) pipeline.Model {
 	m := l.Model
-	// A sibling's runs are its release's, too.
-	m.Session = &noted{Session: m.Session, sha: l.recipe.model.SHA256, note: s.note, closed: l.closed}
+	n := &noted{Session: m.Session, decoder: m.Decoder, release: l.recipe.release, note: s.note, closed: l.closed}
+	m.Session, m.Decoder = n, n
 	return m
 }
 
@@ -171,22 +172,45 @@ func (s *station) clear(ctx context.Context) error {
 	return nil
 }
 
-// noted tells how each run went, and when the session was closed.
+// noted tells how each run went, its answer included, and when the session was closed.
 type noted struct {
 	hal.Session
-	sha    string
-	note   func(model string, err error) // nil: nobody asks
-	closed chan struct{}
-	once   sync.Once // closes closed
+	decoder task.Decoder
+	release wire.Digest
+	note    func(release wire.Digest, r update.Run) // nil: nobody asks
+	took    time.Duration                           // of the run that is decoded next
+	closed  chan struct{}
+	once    sync.Once // closes closed
 }
 
 // Run runs the model.
 func (n *noted) Run(buf int) (hal.Timing, error) {
 	t, err := n.Session.Run(buf)
-	if n.note != nil {
-		n.note(n.sha, err)
+	n.took = t.Engine
+	if err != nil {
+		n.tell(update.Run{Engine: t.Engine, Err: err})
 	}
 	return t, err
+}
+
+// Decode reads the answer. One that cannot be read is a run that failed.
+func (n *noted) Decode(o task.Outputs, buf int, r *task.Result) error {
+	run := update.Run{Engine: n.took, Err: errPanic}
+	defer func() { n.tell(run) }()
+	err := n.decoder.Decode(o, buf, r)
+	if run.Err = err; err == nil && len(r.Items) > 0 {
+		run.Score, run.Scored = r.Items[0].Score, true
+	}
+	return err
+}
+
+// errPanic is how a run ends whose answer its decoder cannot bear.
+var errPanic = &hal.Error{Code: hal.CodeInvoke, Text: "the decoder panics at what the model gives: the log has where"}
+
+func (n *noted) tell(r update.Run) {
+	if n.note != nil {
+		n.note(n.release, r)
+	}
 }
 
 // Close closes the session.
@@ -218,7 +242,7 @@ func (s stations) Prepare(ctx context.Context, name string, f update.Files) (upd
 
 // releaseRecipe is for a release: with golden samples while it is on trial.
 func releaseRecipe(f update.Files) (recipe, error) {
-	r := recipe{model: f.Model(), engine: f.Slot.Engine, version: f.Slot.Version, task: f.Manifest.Task, decode: f.Manifest.Decode}
+	r := recipe{release: f.Slot.Release, model: f.Model(), engine: f.Slot.Engine, version: f.Slot.Version, task: f.Manifest.Task, decode: f.Manifest.Decode}
 	r.model.Name, r.sibling = f.Slot.Name, f.Sibling()
 	if l := f.Manifest.Labels; l != nil {
 		b, err := f.Read(*l)
@@ -284,7 +308,12 @@ func (s stations) Switch(ctx context.Context, name string, w update.Warm) error 
 		err = st.run(ctx, w.(*loaded)) // Prepare made it
 	}
 	if errors.Is(err, pipeline.ErrEnded) {
-		return &hal.Error{Code: hal.CodePipeline, Text: "pipeline " + name + " has come to the end of its source: loop or watch it, or restart the agent", Err: err}
+		return ended(name, err)
 	}
 	return err
+}
+
+// ended is for an operator whose pipeline has no more frames.
+func ended(name string, err error) error {
+	return &hal.Error{Code: hal.CodePipeline, Text: "pipeline " + name + " has come to the end of its source: loop or watch it, or restart the agent", Err: err}
 }

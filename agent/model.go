@@ -27,6 +27,7 @@ const maxLabelFile = 4 << 20 // bytes
 // A recipe is what there is to know to open a model for a pipeline: a file of a
 // release, or one that the local configuration names.
 type recipe struct {
+	release wire.Digest // "": the configuration's own model
 	model   hal.Model
 	engine  string // name; "" is told by the file
 	version string // of the release; "local" without one
@@ -72,6 +73,7 @@ type loaded struct {
 	pipeline.Model
 	recipe recipe
 	file   *modelfile.Model
+	labels []string       // that the decoder answers with; nil: none
 	reason string         // why this decoder
 	ladder *ladder.Engine // that chose what it runs on; nil: the configuration did
 	closed chan struct{}  // closed when the pipeline that took it has closed it
@@ -194,7 +196,11 @@ func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loade
 	if err != nil {
 		return nil, err
 	}
-	labels, err := task.ParseLabels(r.labels)
+	text := r.labels
+	if text == nil {
+		text = file.LabelFile()
+	}
+	labels, err := task.ParseLabels(text)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +216,7 @@ func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loade
 		return nil, err
 	}
 	ref := wire.ModelRef{Name: r.model.Name, Ver: r.version, SHA: wire.Digest(info.SHA256).Short()}
-	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, reason: reason,
+	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, labels: labels, reason: reason,
 		closed: make(chan struct{})}, nil
 }
 

@@ -147,16 +147,22 @@ func lost(i hal.Info) []wire.ReportedAttempt {
 	return list
 }
 
-// bounded is r without the reasons of lost accelerators, pipeline by pipeline,
-// until it fits: the board's own file and doctor have them all.
+// bounded is r without the reasons of lost accelerators, and then without evidence,
+// pipeline by pipeline, until it fits: the board's own file and doctor have all of
+// the first, the steps of executions the second.
 func bounded(r wire.Reported) wire.Reported {
-	for _, name := range slices.Backward(slices.Sorted(maps.Keys(r.Pipelines))) {
-		if b, err := json.Marshal(r); err != nil || len(b) <= maxReported {
-			break
+	for _, drop := range []func(*wire.ReportedPipeline){
+		func(p *wire.ReportedPipeline) { p.Tried = nil },
+		func(p *wire.ReportedPipeline) { p.Evidence = nil },
+	} {
+		for _, name := range slices.Backward(slices.Sorted(maps.Keys(r.Pipelines))) {
+			if b, err := json.Marshal(r); err != nil || len(b) <= maxReported {
+				return r
+			}
+			p := r.Pipelines[name]
+			drop(&p)
+			r.Pipelines[name] = p
 		}
-		p := r.Pipelines[name]
-		p.Tried = nil
-		r.Pipelines[name] = p
 	}
 	return r
 }

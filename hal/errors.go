@@ -31,6 +31,12 @@ const (
 	CodeMemory      Code = "E_MEMORY"       // past its memory limit
 	CodeInvoke      Code = "E_INVOKE"       // the engine's run said no
 	CodeGolden      Code = "E_GOLDEN"       // golden output differs
+	CodeErrors      Code = "E_ERRORS"       // too many of its runs fail
+	CodeSlow        Code = "E_SLOW"         // slower than it may be
+	CodeScore       Code = "E_SCORE"        // less sure of its answers than it may be
+	CodeHot         Code = "E_HOT"          // the board is hotter than it may be
+	CodeFallback    Code = "E_FALLBACK"     // on a worse accelerator than before
+	CodeAgreement   Code = "E_AGREEMENT"    // answers otherwise than what runs, or cannot be compared with it
 	CodeEngine      Code = "E_ENGINE"       // no engine for this file, or it could not be started
 	CodeDisagree    Code = "E_DISAGREE"     // an accelerator's numbers differ from the plain CPU's
 	CodeAdmission   Code = "E_ADMISSION"    // no room in memory beside what runs

@@ -237,7 +237,7 @@ type Measure struct {
 
 // Agreement is how a candidate in shadow did against the model that runs.
 type Agreement struct {
-	Metric string  `json:"metric"` // top1, f1, miou, nrmse: by task
+	Metric string  `json:"metric"` // top1, f1, miou, nrmse: by task; none: the two were not compared
 	Frames int     `json:"frames"` // that both answered
 	Agreed int     `json:"agreed"` // of Frames
 	Mean   float64 `json:"mean"`   // of the metric

@@ -135,6 +135,15 @@ func disk(path string) float64 {
 // Sensors that fail say things like -87.9 °C.
 const coldest, hottest = -40, 130
 
+// Temperature is that of the hottest sensor below root that makes sense, °C; nil:
+// there is none.
+func Temperature(root fs.FS) *float64 {
+	if root == nil {
+		return nil
+	}
+	return (&Sampler{root: root}).temperature()
+}
+
 func (s *Sampler) temperature() *float64 {
 	var top *float64
 	for _, name := range s.glob("sys/class/thermal/thermal_zone*/temp") {

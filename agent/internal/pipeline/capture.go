@@ -23,7 +23,7 @@ func (p *Pipeline) capture(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		f.Want = *p.want.Load()
+		f.Want = both(p.want.Load(), p.also.Load())
 		err := p.cfg.Source.Next(ctx, &f.Frame)
 		switch {
 		case err == nil:

@@ -64,9 +64,9 @@ func (w *filler) step(ctx context.Context) bool {
 		return true
 	}
 	j.pre = time.Since(begin)
-	if w.keep {
+	if w.shade(&j, f); w.keep {
 		j.frame = f
-	} else {
+	} else if j.shadow == nil {
 		w.release(f)
 	}
 	w.underway.Add(1)

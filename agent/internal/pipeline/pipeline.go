@@ -94,6 +94,8 @@ type Pipeline struct {
 	ended   chan struct{}
 
 	want     atomic.Pointer[hal.Want] // of the model in use, for what is captured from now on
+	also     atomic.Pointer[hal.Want] // of a shadow's; nil: there is none
+	shadow   atomic.Pointer[shadow]   // nil: none
 	underway atomic.Int64             // jobs between fill and their end
 	retiring sync.WaitGroup           // generations on their way to Close
 
@@ -117,7 +119,9 @@ type job struct {
 	name     string
 	view     vision.View
 	pre      time.Duration
-	frame    *frame // nil when frames are not kept
+	frame    *frame  // nil when frames are not kept
+	shadow   *shadow // that waits for this frame; nil: none
+	spare    *frame  // takes the place of a kept one that the shadow takes
 }
 
 // A generation is a Model in use, from one handover to the next.

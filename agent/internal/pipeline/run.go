@@ -155,12 +155,12 @@ func (p *Pipeline) delivered(j job) {
 	}
 	p.run.gen, p.run.published = j.gen, now
 	c.published.Add(1)
-	p.release(j.frame)
+	p.done(j, true)
 }
 
 func (p *Pipeline) dropJob(j job, why Drop) {
 	p.counters.dropped[why].Add(1)
-	p.release(j.frame)
+	p.done(j, false)
 }
 
 // sessionLost sees to it that the session is opened again, and its frame tried
@@ -182,6 +182,7 @@ func (p *Pipeline) sessionLost(j job, err error) {
 		p.dropJob(j, DropError)
 		return
 	}
+	j.unshade()
 	p.retry <- j.frame
 }
 

@@ -55,6 +55,8 @@ type Execution struct {
 	Boots int                 `json:"boots,omitempty"` // restarts of the agent while the candidate was tried
 	Spent int64               `json:"spent,omitempty"` // bytes that were downloaded for it, as of the last tenth
 	Fault *wire.Fault         `json:"fault,omitempty"` // why it is leaving, or left
+	// Evidence is what was measured until the last transition.
+	Evidence *wire.Evidence `json:"evidence,omitempty"`
 }
 
 // Over says whether there is no execution under way.
@@ -129,6 +131,14 @@ func (p Pipeline) Paid(spent int64) Pipeline {
 	e := *p.Exec
 	e.Spent = spent
 	p.Exec = &e
+	return p
+}
+
+// Proved is p with what was measured in its execution.
+func (p Pipeline) Proved(e *wire.Evidence) Pipeline {
+	x := *p.Exec
+	x.Evidence = e
+	p.Exec = &x
 	return p
 }
 

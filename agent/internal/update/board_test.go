@@ -240,7 +240,7 @@ func (b *board) infer(l *update.Loop) {
 			err = &hal.Error{Code: hal.Code(code), Text: "runner says no"}
 		}
 		w.runs++
-		l.Note(name, string(w.files.Slot.Model), err)
+		l.Note(name, w.files.Slot.Release, run(word, err))
 	}
 }
 

@@ -312,6 +312,7 @@ func (j *journey) prepare(ctx context.Context, slot *slots.Slot, trial bool) (Wa
 	}
 	f.Trial = trial
 	if trial { // what ran before waits for nobody
+		j.budget(f)
 		if !lock(ctx, j.l.testing) {
 			return nil, context.Cause(ctx)
 		}
@@ -377,11 +378,14 @@ func (j *journey) stillVouched(ctx context.Context, slot *slots.Slot) error {
 }
 
 // doSwitch puts the candidate to work. Its results count from before the switch
-// on, so that none is missed; the old model's have another hash.
+// on, so that none is missed; the old release's have another digest.
 func (j *journey) doSwitch(ctx context.Context) {
-	slot := j.pipeline().Candidate
+	p := j.pipeline()
+	slot := p.Candidate
+	vitals, temp := j.l.c.Vitals(j.name), j.l.c.Temperature()
 	j.mu.Lock()
-	j.trial, j.since, j.score = slot.Model, time.Now(), Probation{}
+	j.trial, j.since, j.score, j.enough = slot.Release, time.Now(), Probation{}, enough(j.limits())
+	j.record.freeze(p.Active, slot.Release, vitals, temp, p.Exec.Evidence)
 	j.mu.Unlock()
 	accel := j.warm.Info().Accelerator
 	err := ctx.Err() // the last moment at which a changed wish changes nothing

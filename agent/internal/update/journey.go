@@ -38,18 +38,21 @@ type journey struct {
 	at       time.Time // of the transition
 	effect   failures
 	restore  failures
+	shadowed *Shadowed
 
 	mu      sync.Mutex // guards all below
 	wanted  Want
 	doing   *wire.DesiredRelease    // the order that the effect under way is for; nil for none
 	cancel  context.CancelCauseFunc // ends that effect
-	trial   wire.Digest             // the model on probation; "" for none
+	trial   wire.Digest             // the release on probation; "" for none
 	since   time.Time               // of the switch
 	score   Probation
+	enough  int             // good results that may end it
 	accel   hal.Accelerator // in use
 	trouble *wire.Fault     // of getting the active release to run
 	pending *wire.Fault     // what the execution waits for, where somebody should know
 	percent int             // of the download
+	record  record
 }
 
 // failures of one kind of effect, one behind the other.
@@ -105,7 +108,7 @@ func (j *journey) start() bool {
 		return true
 	}
 	switch p.Exec.State {
-	case wire.SelfTesting, wire.Switching, wire.Probation:
+	case wire.SelfTesting, wire.Shadowing, wire.Switching, wire.Probation:
 		if err := j.save(func(s slots.State) slots.State { return s.With(j.name, s.Pipelines[j.name].Booted()) }); err != nil {
 			j.rare.Error().Err(err).Msg("state not saved")
 			return false
@@ -126,16 +129,25 @@ func (j *journey) next() Step {
 	s := j.l.c.State.State()
 	j.forget(s.Pipelines[j.name])
 	o := Observed{Age: time.Since(j.began), Now: time.Now(), ClockOK: j.l.clockOK(), Running: j.running, Warm: j.warm != nil,
-		Downloaded: j.download, Verified: j.verified,
+		Downloaded: j.download, Verified: j.verified, Shadow: j.shadowed,
 		Err: j.effect.err, Tries: j.effect.tries, Wait: j.effect.wait(),
 		RestoreErr: j.restore.err, RestoreTries: j.restore.tries, RestoreWait: j.restore.wait()}
 	if j.pinned {
 		o.Refuse = fault(hal.CodePipeline, "the model of pipeline %s is named by the board's own configuration", j.name)
 	}
+	var vitals Vitals
+	var temp *float64
+	if j.state == wire.Probation { // they read files, which nobody should wait for
+		vitals, temp = j.l.c.Vitals(j.name), j.l.c.Temperature()
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	o.Probation = j.score
-	o.Probation.Results, o.Probation.Window = j.l.c.ProbationResults, j.l.c.ProbationWindow
+	if j.state == wire.Probation {
+		o.Probation.Limits = j.limits()
+		o.Probation.Seen = j.record.look(vitals, temp)
+		o.Probation.Results, o.Probation.Window = enough(o.Probation.Limits), time.Duration(o.Probation.Limits.Seconds)*time.Second
+	}
 	if !j.since.IsZero() {
 		o.Probation.Age = time.Since(j.since)
 	}
@@ -152,6 +164,10 @@ func (j *journey) forget(p slots.Pipeline) {
 	switch {
 	case id != j.exec:
 		j.began, j.gap, j.costs = now, 0, nil
+		j.mu.Lock()
+		j.record.tried.begin("")
+		j.record.shadow = nil
+		j.mu.Unlock()
 	case st == j.state:
 		return
 	case waits(j.state):
@@ -159,8 +175,8 @@ func (j *journey) forget(p slots.Pipeline) {
 	}
 	j.entered = now
 	j.exec, j.state = id, st
-	j.effect, j.download, j.verified = failures{}, nil, false
-	if st != wire.SelfTesting && st != wire.Switching && st != wire.Probation {
+	j.effect, j.download, j.verified, j.shadowed = failures{}, nil, false, nil
+	if st != wire.SelfTesting && st != wire.Shadowing && st != wire.Switching && st != wire.Probation {
 		j.discard()
 	}
 }
@@ -223,13 +239,14 @@ func (j *journey) poke() {
 	}
 }
 
-// note counts a run of the model on probation.
-func (j *journey) note(model wire.Digest, err error) {
+// note takes in a run, which counts for more when it is of the release on probation.
+func (j *journey) note(release wire.Digest, r Run) {
 	j.mu.Lock()
-	if model == "" || model != j.trial {
+	if !j.record.note(release, j.trial, r) {
 		j.mu.Unlock()
 		return
 	}
+	err := r.Err
 	if err == nil {
 		j.score.Good++
 		j.score.Streak = 0
@@ -241,7 +258,8 @@ func (j *journey) note(model wire.Digest, err error) {
 			j.score.Deadly = true
 		}
 	}
-	decided := j.score.Deadly || j.score.Streak >= maxStreak || j.score.Good >= j.l.c.ProbationResults
+	// What comes of limits is seen when it is looked at again.
+	decided := j.score.Deadly || j.score.Streak >= maxStreak || err == nil && j.score.Good == j.enough
 	j.mu.Unlock()
 	if decided {
 		j.poke()
@@ -303,6 +321,8 @@ func (j *journey) do(run, ctx context.Context, step Step) error {
 		j.doVerify(ctx)
 	case Trial:
 		j.doSelfTest(ctx)
+	case Shadow:
+		j.doShadow(ctx)
 	case Switch:
 		j.doSwitch(ctx)
 	}
@@ -337,8 +357,18 @@ func (j *journey) pause(ctx context.Context, d time.Duration) {
 func (j *journey) transit(step Step) error {
 	var after slots.Pipeline
 	j.at = j.l.now().UTC().Truncate(time.Second)
+	p := j.pipeline()
+	if !p.Over() && p.Exec.Want.Shadow != nil && step.To == wire.Switching && j.shadowed == nil {
+		j.skipped()
+	}
+	j.mu.Lock()
+	evidence := j.record.evidence(p)
+	j.mu.Unlock()
 	err := j.save(func(s slots.State) slots.State {
 		s = j.apply(s, step)
+		if evidence != nil {
+			s = s.With(j.name, s.Pipelines[j.name].Proved(evidence))
+		}
 		after = s.Pipelines[j.name]
 		return s
 	})
@@ -357,6 +387,11 @@ func (j *journey) transit(step Step) error {
 		j.emit(after, 0, 0)
 	}
 	j.l.c.Changed()
+	if step.Do == Commit {
+		j.mu.Lock()
+		j.record.committed()
+		j.mu.Unlock()
+	}
 	if after.Over() {
 		j.endTrial()
 		j.tidy()
@@ -433,7 +468,7 @@ func (j *journey) emit(p slots.Pipeline, done, total int64) {
 		n += int(min(99, done*100/total))
 	}
 	step := wire.ExecStep{V: wire.Version, Execution: e.Want.Execution, Pipeline: j.name, Release: e.Want.Release,
-		ID: stepID(j.l.c.Device, e.Want.Execution, n), N: n, State: e.State, TS: j.l.now().UTC(), Done: done, Total: total, Fault: e.Fault}
+		ID: stepID(j.l.c.Device, e.Want.Execution, n), N: n, State: e.State, TS: j.l.now().UTC(), Done: done, Total: total, Fault: e.Fault, Evidence: e.Evidence}
 	if e.Want.Execution == j.exec {
 		step.GapMS = j.gap.Milliseconds()
 	}

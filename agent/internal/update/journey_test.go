@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/blob/crashfs"
 	"github.com/covey-edge/covey/fleet/release"
@@ -332,16 +333,16 @@ func TestProbationCountsItsOwn(t *testing.T) {
 		_ = s.desire(2, map[string]wire.DesiredRelease{pipe: v2})
 		s.tick(time.Minute, func() bool { return s.pipeline(pipe).Exec.State == wire.Probation })
 		crash := &hal.Error{Code: hal.CodeCrash, Text: "the old one, on its way out"}
-		s.loop.Note(pipe, string(digest([]byte("good 1"))), crash)
-		s.loop.Note("attic", "", crash)
+		s.loop.Note(pipe, v1.Release, update.Run{Err: crash})
+		s.loop.Note("attic", "", update.Run{Err: crash})
 		for range 30 {
-			s.loop.Note(pipe, string(digest([]byte("good 1"))), nil)
+			s.loop.Note(pipe, v1.Release, update.Run{})
 		}
 		s.tick(time.Second, func() bool { return false })
 		if e := s.pipeline(pipe).Exec; e.State != wire.Probation {
 			t.Errorf("got %s after results of another model", e.State)
 		}
-		if n := testing.AllocsPerRun(100, func() { s.loop.Note(pipe, "x", nil) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { s.loop.Note(pipe, v1.Release, update.Run{}) }); n != 0 {
 			t.Errorf("%v allocations a note", n)
 		}
 		s.tick(time.Minute, s.settled(v2.Execution))

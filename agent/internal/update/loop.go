@@ -40,6 +40,10 @@ type Config struct {
 	Changed func()
 	// Voucher says which releases may run; nil: the fleet's word is enough.
 	Voucher Voucher
+	// Vitals of the model at work in a pipeline; nil: nothing is known of it.
+	Vitals func(pipeline string) Vitals
+	// Temperature of the board, °C; nil, or a nil answer: not known.
+	Temperature func() *float64
 }
 
 // A Loop keeps every pipeline on its way to the desired release.
@@ -65,6 +69,12 @@ func New(c Config) *Loop {
 	}
 	if c.Changed == nil {
 		c.Changed = func() {}
+	}
+	if c.Vitals == nil {
+		c.Vitals = func(string) Vitals { return Vitals{} }
+	}
+	if c.Temperature == nil {
+		c.Temperature = func() *float64 { return nil }
 	}
 	l := &Loop{c: c, journeys: map[string]*journey{}, fetching: make(chan struct{}, 1), testing: make(chan struct{}, 1)}
 	for _, p := range c.Pipelines {
@@ -140,7 +150,7 @@ func (l *Loop) Blob(ctx context.Context, sha wire.Digest, length int64) ([]byte,
 	}
 	defer unlock(l.fetching)
 	j := &journey{l: l, log: l.c.Log}
-	if _, err := j.have(ctx, sha, length, nil, nil); err != nil {
+	if _, err := j.have(ctx, file{sha: sha, length: length}); err != nil {
 		return nil, err
 	}
 	return l.c.Blobs.Read(sha, length)
@@ -230,12 +240,11 @@ func (l *Loop) names() string {
 	return fmt.Sprintf("%.200s", fmt.Sprint(names))
 }
 
-// Note tells how a run of a model went: nil for a result, or the error, whose
-// code counts. model is the file's hash, hal.Info.SHA256. It costs a lock and
-// allocates nothing while all is well; a pipeline that is not on trial ignores it.
-func (l *Loop) Note(pipeline, model string, err error) {
-	if j := l.journeys[pipeline]; j != nil {
-		j.note(wire.Digest(model), err)
+// Note tells how a run of a release's model went. It costs a lock, and allocates
+// nothing while all is well.
+func (l *Loop) Note(pipeline string, release wire.Digest, r Run) {
+	if j := l.journeys[pipeline]; j != nil && release != "" {
+		j.note(release, r)
 	}
 }
 
@@ -253,7 +262,7 @@ func (l *Loop) Reported() wire.Reported {
 			Pinned: j.pinned}
 		rp.Accelerator, rp.Fault = j.seen()
 		if e := p.Exec; e != nil {
-			rp.Execution, rp.State = e.Want.Execution, e.State
+			rp.Execution, rp.State, rp.Evidence = e.Want.Execution, e.State, e.Evidence
 			if e.Fault != nil {
 				rp.Fault = e.Fault
 			}

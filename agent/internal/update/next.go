@@ -49,6 +49,7 @@ type Observed struct {
 	RestoreWait  time.Duration
 
 	Probation Probation
+	Shadow    *Shadowed // how the candidate's shadow run ended; nil: it did not
 }
 
 // Probation is how the candidate has done since the switch.
@@ -58,9 +59,12 @@ type Probation struct {
 	Fault  *wire.Fault   // of the last failure
 	Deadly bool          // one of them is enough: the runner crashed, hung, or ate its memory
 	Age    time.Duration // since the switch
-	// Passed when one of these is reached without a failure at the end:
+	// Passed when one of these is reached without a failure at the end, and no limit
+	// seems to be broken:
 	Results int
 	Window  time.Duration
+	Limits  wire.ProbationLimits
+	Seen    Seen
 }
 
 // An Action is what a Step asks for.
@@ -78,10 +82,11 @@ const (
 	Download               // effect: have all files of the candidate
 	Verify                 // effect: hash them
 	Trial                  // effect: open and test the candidate beside what runs
+	Shadow                 // effect: run the candidate beside what runs, for nobody
 	Switch                 // effect: put the candidate to work between two frames
 )
 
-var actions = [...]string{"wait", "begin", "order", "move", "commit", "demote", "restore", "repair", "download", "verify", "self-test", "switch"}
+var actions = [...]string{"wait", "begin", "order", "move", "commit", "demote", "restore", "repair", "download", "verify", "self-test", "shadow", "switch"}
 
 // String is the action's name.
 func (a Action) String() string { return actions[a] }
@@ -132,6 +137,8 @@ func Next(s slots.State, pipeline string, want Want, o Observed) Step {
 		return staged(p, o)
 	case st == wire.SelfTesting:
 		return selfTesting(p, o)
+	case st == wire.Shadowing:
+		return shadowing(p, o)
 	case st == wire.Switching:
 		return switching(p, o)
 	case st == wire.Probation:
@@ -205,7 +212,7 @@ func giveUp(p slots.Pipeline, want Want, o Observed) (Step, bool) {
 		return leave(p, o, wire.Canceled, nil, false), true
 	case want.Known && want.Release.Execution != e.Want.Execution:
 		return leave(p, o, wire.Superseded, nil, false), true
-	case e.Boots >= maxBoots && e.State == wire.SelfTesting:
+	case e.Boots >= maxBoots && (e.State == wire.SelfTesting || e.State == wire.Shadowing):
 		return leave(p, o, wire.Rejected, tooManyBoots(e), true), true
 	case e.Boots >= maxBoots:
 		return leave(p, o, wire.RolledBack, tooManyBoots(e), true), true
@@ -271,7 +278,7 @@ func selfTesting(p slots.Pipeline, o Observed) Step {
 	code := hal.CodeOf(o.Err)
 	switch {
 	case o.Warm:
-		return Step{Do: Move, To: wire.Switching}
+		return Step{Do: Move, To: afterTest(p, o)}
 	case o.Err == nil:
 		return Step{Do: Trial}
 	case o.blamed() || code == hal.CodeAccel || distrusts(code):
@@ -314,16 +321,19 @@ func probation(p slots.Pipeline, o Observed) Step {
 	if f := p.Exec.Fault; f != nil {
 		return leave(p, o, wire.RolledBack, f, true)
 	}
+	limits := judge(w.Limits, w.Seen)
 	switch {
 	case o.Running != p.Candidate.Release: // restarted in the middle of it
 		return switching(p, o)
 	case w.Deadly || w.Streak >= maxStreak || w.Streak > 0 && w.Age >= w.Window:
 		// The reason is on the disk before the way back begins.
 		return Step{Do: Move, To: wire.Probation, Fault: w.Fault}
-	case w.Streak == 0 && (w.Good >= w.Results || w.Age >= w.Window):
+	case limits.fault != nil:
+		return Step{Do: Move, To: wire.Probation, Fault: limits.fault}
+	case w.Streak == 0 && (w.Good >= w.Results && !limits.doubt || w.Age >= w.Window):
 		return Step{Do: Commit, To: wire.Succeeded}
 	}
-	return Step{Do: Wait, Wait: w.Window - w.Age}
+	return Step{Do: Wait, Wait: min(judgeAgain, w.Window-w.Age)}
 }
 
 // final says that trying again cannot help: what is wrong is in the release.

@@ -20,10 +20,19 @@ func at(st wire.ExecState) slots.State {
 		p.Exec = &slots.Execution{Want: *wants("c", "ex-c").Release, State: st, N: 1}
 	}
 	switch st {
-	case wire.Verifying, wire.Staged, wire.SelfTesting, wire.Switching, wire.Probation:
+	case wire.Verifying, wire.Staged, wire.SelfTesting, wire.Shadowing, wire.Switching, wire.Probation:
 		p.Candidate = &slots.Slot{Release: sha("c")}
 	}
 	return slots.State{}.With("p", p)
+}
+
+// ordering is s with an order for a shadow run and for limits in its execution.
+func ordering(s slots.State, shadow *wire.ShadowRun, limits *wire.ProbationLimits) slots.State {
+	p := s.Pipelines["p"]
+	x := *p.Exec
+	x.Want.Shadow, x.Want.Probation = shadow, limits
+	p.Exec = &x
+	return s.With("p", p)
 }
 
 func wants(c, execution string) Want {
@@ -36,7 +45,7 @@ func staging(c, execution string) Want {
 	return w
 }
 
-var underWay = []wire.ExecState{wire.Queued, wire.Downloading, wire.Verifying, wire.Staged, wire.SelfTesting, wire.Switching, wire.Probation}
+var underWay = []wire.ExecState{wire.Queued, wire.Downloading, wire.Verifying, wire.Staged, wire.SelfTesting, wire.Shadowing, wire.Switching, wire.Probation}
 
 // Every state, for every way the wish may have changed.
 func TestNextByWish(t *testing.T) {
@@ -46,6 +55,7 @@ func TestNextByWish(t *testing.T) {
 		wire.Verifying:   {Do: Verify},
 		wire.Staged:      {Do: Move, To: wire.SelfTesting},
 		wire.SelfTesting: {Do: Trial},
+		wire.Shadowing:   {Do: Trial}, // restarted: the candidate is not open
 		wire.Switching:   {Do: Trial},
 		wire.Probation:   {Do: Trial}, // restarted: the candidate does not run yet
 	}
@@ -87,6 +97,7 @@ func TestNextByOutcome(t *testing.T) {
 	testing3 := at(wire.SelfTesting).With("p", at(wire.SelfTesting).Pipelines["p"].Booted().Booted().Booted())
 	blamed := at(wire.Probation)
 	blamed = blamed.With("p", blamed.Pipelines["p"].Moved(wire.Probation, &wire.Fault{Code: "E_CRASH"}))
+	shadowed := ordering(at(wire.SelfTesting), &wire.ShadowRun{Frames: 20}, nil)
 	for name, c := range map[string]struct {
 		s    slots.State
 		o    Observed
@@ -121,12 +132,14 @@ func TestNextByOutcome(t *testing.T) {
 		"active crashes":     {at(""), Observed{RestoreTries: maxRestore, RestoreErr: e(hal.CodeCrash)}, Step{Do: Demote}},
 		"runner is missing":  {at(""), Observed{RestoreTries: maxRestore, RestoreErr: e(hal.CodeEngine)}, Step{Do: Restore}},
 		"all is well":        {at(""), run, Step{Do: Wait}},
-		"from a later agent": {at(wire.Shadowing), run, Step{Do: Move, To: wire.Failed}},
+		"tested, shadow":     {shadowed, with(run, func(o *Observed) { o.Warm = true }), Step{Do: Move, To: wire.Shadowing}},
+		"nothing to shadow":  {shadowed, with(run, func(o *Observed) { o.Warm, o.Running = true, "" }), Step{Do: Move, To: wire.Switching}},
+		"from a later agent": {at("DREAMING"), run, Step{Do: Move, To: wire.Failed}},
 		"no candidate":       {at("").With("p", slots.Pipeline{Exec: &slots.Execution{Want: *wants("c", "ex-c").Release, State: wire.Probation}}), Observed{}, Step{Do: Move, To: wire.Failed}},
 	} {
-		w := wants("c", "ex-c")
-		if c.s.Pipelines["p"].Exec == nil {
-			w = Want{}
+		w := Want{}
+		if e := c.s.Pipelines["p"].Exec; e != nil {
+			w = Want{Known: true, Release: &e.Want}
 		}
 		got := Next(c.s, "p", w, c.o)
 		if got.Do != c.want.Do || got.To != c.want.To || got.Quarantine != c.want.Quarantine {
@@ -142,7 +155,7 @@ func TestNextKeepsItsPromises(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	coin := func() bool { return rng.IntN(2) == 0 }
 	codes := []hal.Code{"", hal.CodeHash, hal.CodeHashAtRest, hal.CodeCrash, hal.CodeGolden, hal.CodeFetch, hal.CodeDiskFull, hal.CodeEngine, hal.CodeAccel, hal.CodeJSON}
-	all := append([]wire.ExecState{"", wire.Succeeded, wire.Failed, wire.RolledBack, wire.Shadowing}, underWay...)
+	all := append([]wire.ExecState{"", wire.Succeeded, wire.Failed, wire.RolledBack, wire.Shadowing, "DREAMING"}, underWay...)
 	seen := map[Action]int{}
 	for range 50_000 {
 		s := at(all[rng.IntN(len(all))])
@@ -155,6 +168,9 @@ func TestNextKeepsItsPromises(t *testing.T) {
 		}
 		for p.Exec != nil && coin() {
 			p = p.Booted()
+		}
+		if p.Exec != nil && coin() {
+			p.Exec.Want.Shadow = &wire.ShadowRun{Frames: 20, Agreement: 80 * rng.IntN(2)}
 		}
 		s = s.With("p", p)
 		if coin() {
@@ -172,6 +188,16 @@ func TestNextKeepsItsPromises(t *testing.T) {
 			o.Downloaded = &slots.Slot{}
 		}
 		o.Probation = Probation{Good: rng.IntN(30), Streak: rng.IntN(4), Deadly: coin(), Age: time.Duration(rng.IntN(40)) * time.Second, Results: 20, Window: 30 * time.Second}
+		if coin() {
+			o.Probation.Limits.Memory, o.Probation.Seen.Trial.Memory = 1, int64(rng.IntN(3))
+		}
+		if p.Exec != nil && p.Exec.Want.Shadow != nil && coin() {
+			o.Shadow = &Shadowed{Agreement: wire.Agreement{Frames: rng.IntN(21)}}
+			o.Shadow.Agreement.Agreed = rng.IntN(o.Shadow.Agreement.Frames + 1)
+			if coin() {
+				o.Shadow.Err = &hal.Error{Code: append(codes, hal.CodeAgreement)[rng.IntN(len(codes)+1)], Text: "x"}
+			}
+		}
 		if o.Probation.Streak > 0 || o.Probation.Deadly {
 			o.Probation.Fault = &wire.Fault{Code: "E_INVOKE"}
 		}
@@ -188,6 +214,8 @@ func TestNextKeepsItsPromises(t *testing.T) {
 			t.Fatalf("%s while the candidate runs: %+v", step.To, p.Exec)
 		case (step.To == wire.Failed || step.To == wire.Rejected || step.To == wire.RolledBack || step.To == wire.RollbackFailed) && step.Fault == nil:
 			t.Fatalf("%s without a reason: %+v %+v", step.To, p, o)
+		case step.Do == Shadow && (!o.Warm || o.Running == "" || o.Running == p.Candidate.Release || p.Exec.State != wire.Shadowing):
+			t.Fatalf("shadow run of %+v with %+v", p, o)
 		case step.Do == Switch && (!o.Warm || p.Candidate == nil):
 			t.Fatalf("switch to nothing: %+v", p)
 		case step.Do == Demote && p.Previous == nil:

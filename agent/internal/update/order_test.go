@@ -151,8 +151,8 @@ func (w *world) step() Step {
 	}
 	if now != w.at {
 		w.at = now
-		w.o.Err, w.o.Tries, w.o.Downloaded, w.o.Verified = nil, 0, nil, false
-		if p.Exec == nil || p.Exec.State != wire.SelfTesting && p.Exec.State != wire.Switching && p.Exec.State != wire.Probation {
+		w.o.Err, w.o.Tries, w.o.Downloaded, w.o.Verified, w.o.Shadow = nil, 0, nil, false, nil
+		if p.Exec == nil || p.Exec.State != wire.SelfTesting && p.Exec.State != wire.Shadowing && p.Exec.State != wire.Switching && p.Exec.State != wire.Probation {
 			w.o.Warm = false
 		}
 	}
@@ -173,6 +173,11 @@ func (w *world) step() Step {
 		w.effect(func() { w.o.Verified = true }, hal.CodeHashAtRest)
 	case Trial:
 		w.effect(func() { w.o.Warm = true }, "", hal.CodeGolden, hal.CodeCrash, hal.CodeExpired, hal.CodeAccel)
+	case Shadow:
+		w.o.Shadow = &Shadowed{Agreement: wire.Agreement{Metric: "top1", Frames: 20, Agreed: w.rng.IntN(21)}}
+		if w.rng.IntN(4) == 0 {
+			w.o.Shadow.Err, w.o.Warm = &hal.Error{Code: hal.CodeCrash, Text: "x"}, false
+		}
 	case Switch:
 		w.effect(func() {
 			w.o.Running, w.o.Warm, w.o.Probation = p.Candidate.Release, false, Probation{Results: 3, Window: time.Minute}
@@ -246,7 +251,7 @@ func (w *world) restart() {
 	p := w.pipeline()
 	if !p.Over() {
 		switch p.Exec.State {
-		case wire.SelfTesting, wire.Switching, wire.Probation:
+		case wire.SelfTesting, wire.Shadowing, wire.Switching, wire.Probation:
 			w.s = w.s.With("p", p.Booted())
 		}
 	}
@@ -286,6 +291,9 @@ func (w *world) walk() {
 		case 0: // something new, or nothing
 			doc = wants(string("abcd"[w.rng.IntN(4)]), fmt.Sprintf("ex-%d", n))
 			doc.Release.Attempt = 1 + w.rng.IntN(2)
+			if w.rng.IntN(3) == 0 {
+				doc.Release.Shadow = &wire.ShadowRun{Frames: 20, Agreement: 50}
+			}
 			if w.rng.IntN(4) == 0 {
 				doc.Release = nil
 			}

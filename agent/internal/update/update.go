@@ -53,6 +53,11 @@ type Installer interface {
 	// then on; with an error w is still the caller's and the old one still runs.
 	// A nil w: the pipeline runs nothing.
 	Switch(ctx context.Context, pipeline string, w Warm) error
+	// Shadow lets w, which stays the caller's, answer frames of the pipeline beside the
+	// release that runs, and says how far the two agree. It publishes nothing, and ends
+	// after s.Frames that both answered, or s.Seconds. With the code E_AGREEMENT there
+	// is nothing to compare; any other error is w's, which is not used any more then.
+	Shadow(ctx context.Context, pipeline string, w Warm, s wire.ShadowRun) (wire.Agreement, error)
 }
 
 // Warm is an open release that does not work yet.
