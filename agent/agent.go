@@ -147,7 +147,7 @@ func (a *agent) build() error {
 	}
 	c := update.Config{
 		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
-		Fetcher: fetcher{a.uplink}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
+		Fetcher: fetcher{a}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
 		Changed: func() { poke(a.changed) }, Floor: a.Floor, Vitals: a.stations.vitals,
 		Temperature: func() *float64 { return health.Temperature(a.Root) },
 	}
@@ -157,7 +157,7 @@ func (a *agent) build() error {
 	a.loop = update.New(c)
 	a.director = &director{voucher: vouch, take: a.desire, refuse: a.disbelieve, now: a.loop.Now, wake: make(chan struct{}, 1),
 		fetch: func(ctx context.Context, t wire.DesiredTrust) ([]byte, error) {
-			return a.loop.Blob(ctx, t.SHA256, t.Length)
+			return a.loop.FetchBlob(ctx, t.SHA256, t.Length)
 		}}
 	poke(a.changed)
 	return nil

@@ -200,12 +200,20 @@ func (a *agent) watch(ctx context.Context) {
 }
 
 // A fetcher brings an update its blobs over the uplink.
-type fetcher struct{ *uplink.Uplink }
+type fetcher struct{ a *agent }
 
-// Fetch fetches a blob. That the controller does not give it is final; that it
-// gives other bytes than were promised has a code, too.
+// Fetch fetches a blob, by its differences from what runs where that is alike. That
+// the controller does not give it is final; that it gives other bytes than were
+// promised has a code, too.
 func (f fetcher) Fetch(ctx context.Context, sha wire.Digest, p update.Partial) error {
-	err := f.Uplink.Fetch(ctx, sha, p)
+	var base *uplink.Base
+	if like := f.a.loop.Alike(sha); like != "" {
+		if file, err := f.a.loop.Blob(like); err == nil { // else it comes whole
+			defer file.Close()
+			base = &uplink.Base{SHA: like, R: file}
+		}
+	}
+	err := f.a.uplink.Fetch(ctx, sha, p, base)
 	if errors.Is(err, uplink.ErrGone) {
 		return &hal.Error{Code: hal.CodeFetch, Text: err.Error(), Err: err}
 	}

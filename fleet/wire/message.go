@@ -358,17 +358,24 @@ type LostSpan struct {
 // BlockGet is up/block/get: a device asks for blocks of a blob. Bits is a
 // base64 bitmap of wanted blocks beginning at From, lowest bit of the first byte
 // first; the answer is at most Max blocks, each on dn/block/<sha16>/<n>: one flag
-// byte (BlockRaw, BlockZstd, BlockGone), then bytes.
+// byte, then bytes. Base is a blob that the device has: blocks may then come as
+// differences from it.
 type BlockGet struct {
 	V    int    `json:"v"`
 	SHA  Digest `json:"sha"`
 	From int    `json:"from"`
 	Bits []byte `json:"bits"`
 	Max  int    `json:"max"`
+	Base Digest `json:"base,omitempty"`
 }
 
+// Flags of a block. A difference is an offset in the base (four bytes, the highest
+// first), then the coded bytes of new minus old, modulo 256; behind the base's end
+// the old bytes are 0.
 const (
-	BlockRaw  = 0
-	BlockZstd = 1
-	BlockGone = 2 // the controller has no such blob for this device; the rest is a one-line reason
+	BlockRaw     = 0
+	BlockZstd    = 1
+	BlockGone    = 2 // the controller has no such blob for this device; the rest is a one-line reason
+	BlockDiff    = 3 // a difference, compressed by zstd
+	BlockDiffFSE = 4 // a difference, coded by finite state entropy
 )

@@ -343,5 +343,8 @@ func (g *BlockGet) Validate() error {
 	c.that(g.From >= 0 && g.From < MaxBlocks, "from: %d is not within 0…%d", g.From, MaxBlocks-1)
 	c.that(len(g.Bits) >= 1 && len(g.Bits) <= MaxBlocks/8, "bits: %d bytes, limit %d", len(g.Bits), MaxBlocks/8)
 	c.that(g.Max >= 1 && g.Max <= MaxBlocks, "max: %d is not within 1…%d", g.Max, MaxBlocks)
+	if g.Base != "" {
+		c.digest("base", g.Base)
+	}
 	return c.err
 }

@@ -40,6 +40,7 @@ type controller struct {
 	delay   time.Duration // before each block
 	blocks  int           // handed out
 	fetches int
+	asked   func(wire.Digest) // may be nil
 }
 
 func newController() *controller { return &controller{blobs: map[wire.Digest][]byte{}} }
@@ -80,6 +81,9 @@ func (c *controller) Fetch(ctx context.Context, sha wire.Digest, p update.Partia
 	b, ok := c.blobs[sha]
 	lie, delay := c.lie, c.delay
 	c.mu.Unlock()
+	if c.asked != nil {
+		c.asked(sha)
+	}
 	if !ok {
 		return &hal.Error{Code: hal.CodeFetch, Text: "no such blob for this device"}
 	}

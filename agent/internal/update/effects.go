@@ -66,7 +66,7 @@ func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err
 	if err != nil {
 		return nil, got, err
 	}
-	m, err := j.manifest(w.Release)
+	m, err := j.l.manifest(w.Release)
 	if err != nil {
 		return nil, got, err
 	}
@@ -127,8 +127,8 @@ func slotOf(w wire.DesiredRelease, m *release.Manifest, v release.Variant) *slot
 }
 
 // manifest reads a manifest that is here.
-func (j *journey) manifest(digest wire.Digest) (*release.Manifest, error) {
-	b, err := j.l.c.Blobs.Read(digest, release.MaxManifest)
+func (l *Loop) manifest(digest wire.Digest) (*release.Manifest, error) {
+	b, err := l.c.Blobs.Read(digest, release.MaxManifest)
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +199,9 @@ func (j *journey) have(ctx context.Context, f file) (got int, err error) {
 		return 0, err
 	}
 	defer p.Close()
+	if err := j.reuse(ctx, p, f.hashes); err != nil {
+		return 0, err
+	}
 	m := &meter{Partial: p, bar: bar}
 	left := min(length, int64(p.Left())*wire.BlockSize)
 	bar.skip(length - left)
@@ -292,7 +295,7 @@ func (j *journey) files(ctx context.Context, slot *slots.Slot) (Files, error) {
 			return Files{}, err
 		}
 	}
-	m, err := j.manifest(slot.Release)
+	m, err := j.l.manifest(slot.Release)
 	if err != nil {
 		return Files{}, err
 	}
@@ -490,7 +493,7 @@ func (j *journey) repair(ctx context.Context, slot *slots.Slot) error {
 	if _, err := j.have(ctx, file{sha: slot.Release, length: slot.Length}); err != nil {
 		return err
 	}
-	m, err := j.manifest(slot.Release)
+	m, err := j.l.manifest(slot.Release)
 	if err != nil {
 		return err
 	}

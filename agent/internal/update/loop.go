@@ -142,9 +142,9 @@ func (l *Loop) Desire(d wire.Desired) error {
 // Refuse says why a desired document was not taken in: it is reported.
 func (l *Loop) Refuse(err error) { l.complain(FaultOf(err)) }
 
-// Blob is a blob that the controller has, fetched unless it is here. It waits while
+// FetchBlob is a blob that the controller has, fetched unless it is here. It waits while
 // there is no link.
-func (l *Loop) Blob(ctx context.Context, sha wire.Digest, length int64) ([]byte, error) {
+func (l *Loop) FetchBlob(ctx context.Context, sha wire.Digest, length int64) ([]byte, error) {
 	if !lock(ctx, l.fetching) {
 		return nil, context.Cause(ctx)
 	}

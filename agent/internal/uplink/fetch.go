@@ -4,21 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/blob/pack"
 	"github.com/covey-edge/covey/fleet/wire"
-	"github.com/klauspost/compress/zstd"
+	"github.com/covey-edge/covey/hal"
 )
 
 const (
-	blockTimeout = 5 * time.Second
-	maxWindow    = 16
-	maxBad       = 16 // blocks in a row whose hash is wrong
+	minPatience = 5 * time.Second  // without a block, until it is asked for again
+	maxPatience = 30 * time.Second // the same, on a slow link
+	maxBad      = 16               // blocks in a row whose hash is wrong
 )
+
+// maxStall is how long a controller that answers may take for one block: slower is no
+// way to send anything, and may be meant to keep the board busy.
+const maxStall = time.Minute
 
 // A Sink takes the blocks of one file; *blob.Partial is one.
 type Sink interface {
@@ -29,15 +34,23 @@ type Sink interface {
 	WriteBlock(n int, data []byte) error
 }
 
+// A Base is a blob on this board that is like the one to be fetched: blocks may come
+// as differences from it.
+type Base struct {
+	SHA wire.Digest
+	R   io.ReaderAt
+}
+
 // ErrGone is wrapped by Fetch's error when the controller has no such file for
 // this device.
 var ErrGone = errors.New("the controller does not have the file")
 
 // Fetch pulls the missing blocks of a file over the second connection, which it
 // opens when needed, and returns nil when none is missing. It goes on over cuts
-// for as long as ctx lasts, and asks only for what is missing. One fetch runs at a
-// time; others wait. The sink is used from the calling goroutine.
-func (u *Uplink) Fetch(ctx context.Context, sha wire.Digest, to Sink) error {
+// for as long as ctx lasts, and asks only for what is missing. A connection that
+// stands and brings no block in a minute is E_TIMEOUT. One fetch runs at a
+// time; others wait. base may be nil. The sink is used from the calling goroutine.
+func (u *Uplink) Fetch(ctx context.Context, sha wire.Digest, to Sink, base *Base) error {
 	if to.Left() == 0 {
 		return nil
 	}
@@ -50,81 +63,90 @@ func (u *Uplink) Fetch(ctx context.Context, sha wire.Digest, to Sink) error {
 		return ctx.Err()
 	}
 	defer func() { <-u.fetching }()
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(wire.BlockSize), zstd.WithDecodeAllCapLimit(true))
+	unpack, err := pack.NewUnpacker()
 	if err != nil {
 		return err
 	}
-	defer dec.Close()
-	link := &bulkLink{Link: u.cfg.Fleet.Bulk(), up: make(chan struct{}, 1), blocks: make(chan wire.Message, 4*maxWindow)}
-	f := &fetch{sha: sha, to: to, topics: u.fleet.topics, link: link, dec: dec, window: newWindow(), asked: map[int]bool{}}
-	ctx, cancel := context.WithCancelCause(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := link.Run(ctx, link.spec(f.topics)); err != nil {
-			cancel(fmt.Errorf("fetch %s: %w", sha.Short(), err))
-		}
-	})
-	defer wg.Wait()
-	defer cancel(nil)
+	defer unpack.Close()
+	link := u.bulk.take(u.cfg.Fleet.Bulk, u.fleet.topics)
+	defer u.bulk.leave()
+	f := &fetch{sha: sha, to: to, base: base, topics: u.fleet.topics, link: link, unpack: unpack,
+		window: newWindow(time.Now()), asked: map[int]time.Time{}, patience: minPatience, since: time.Now(), stands: link.stands.Load(), other: u.cfg.Fleet.OtherWay}
 	return f.run(ctx)
 }
 
-// A window is how many blocks may be under way: one more for each window that
-// arrived, half after a silence.
-type window struct{ size float64 }
-
-func newWindow() window            { return window{4} }
-func (w *window) arrived()         { w.size = min(w.size+1/w.size, maxWindow) }
-func (w *window) silence()         { w.size = max(w.size/2, 1) }
-func (w *window) room(out int) int { return int(w.size) - out }
-
 // fetch is one file on its way.
 type fetch struct {
-	sha    wire.Digest
-	to     Sink
-	topics wire.Device
-	link   *bulkLink
-	dec    *zstd.Decoder
-	window window
-	asked  map[int]bool // and not here yet
-	next   int          // where to look for missing blocks
-	bad    int
-	buf    []byte
+	sha      wire.Digest
+	to       Sink
+	base     *Base // nil: none
+	topics   wire.Device
+	link     *bulkLink
+	unpack   *pack.Unpacker
+	window   window
+	asked    map[int]time.Time // when; not here yet
+	next     int               // where to look for missing blocks
+	bad      int
+	whole    bool // a difference came out wrong: blocks are asked for whole
+	patience time.Duration
+	since    time.Time // a block came, or the connection did, or went
+	stands   bool      // the connection
+	other    bool      // there is another way
 }
 
 func (f *fetch) run(ctx context.Context) error {
-	silence := time.NewTimer(blockTimeout)
+	silence := time.NewTimer(f.patience)
 	defer silence.Stop()
 	for f.to.Left() > 0 {
 		f.ask()
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-f.link.up:
-			clear(f.asked) // what was under way is gone with the connection before
-			f.next = 0
+		case <-f.link.ended:
+			return fmt.Errorf("fetch %s: %w", f.sha.Short(), errors.Join(f.link.err, errors.New("the second connection ended")))
+		case <-f.link.changed:
+			f.stands, f.since = f.link.stands.Load(), time.Now()
+			f.forget() // what was under way is gone with the connection before
+			silence.Reset(f.patience)
 		case <-silence.C:
-			f.window.silence()
-			clear(f.asked)
-			f.next = 0
-			silence.Reset(blockTimeout)
+			if time.Since(f.since) >= maxStall && (f.stands || f.other) {
+				return f.stalled()
+			}
+			if f.stands {
+				f.window.silence(time.Now())
+				f.patience = min(2*f.patience, maxPatience)
+			}
+			f.forget()
+			silence.Reset(f.patience)
 		case m := <-f.link.blocks:
 			took, err := f.take(m)
 			if err != nil {
 				return err
 			}
 			if took {
-				silence.Reset(blockTimeout)
+				f.since = time.Now() // whoever takes the block may have waited
+				silence.Reset(f.patience)
 			}
 		}
 	}
 	return nil
 }
 
+func (f *fetch) stalled() error {
+	return &hal.Error{Code: hal.CodeTimeout, Text: fmt.Sprintf("file %s…: the controller sent no block of it in %s, with %d to go: look at its load and at the network between",
+		f.sha.Short(), maxStall, f.to.Left())}
+}
+
+// forget asks again for all that was asked for.
+func (f *fetch) forget() {
+	clear(f.asked)
+	f.next = 0
+}
+
 // ask requests more when half of the window is free.
 func (f *fetch) ask() {
 	room := f.window.room(len(f.asked))
-	if room <= 0 || room < int(f.window.size)/2 {
+	if room == 0 {
 		return
 	}
 	missing := f.to.Missing()
@@ -138,12 +160,16 @@ func (f *fetch) ask() {
 		bits[(n-from)/8] |= 1 << ((n - from) % 8)
 	}
 	get := wire.BlockGet{V: wire.Version, SHA: f.sha, From: from, Bits: bits, Max: len(want)}
+	if f.base != nil && !f.whole {
+		get.Base = f.base.SHA
+	}
 	err := f.link.Publish(wire.Message{Topic: f.topics.BlockGet(), Payload: encode(get)}, nil)
 	if err != nil {
 		return // the next connection, or the silence, asks again
 	}
+	now := time.Now()
 	for _, n := range want {
-		f.asked[n] = true
+		f.asked[n] = now
 	}
 	f.next = want[len(want)-1] + 1
 }
@@ -153,7 +179,7 @@ func (f *fetch) ask() {
 func (f *fetch) pick(missing blob.Bitmap, room int) (want []int) {
 	total := len(missing) * 8
 	for n := f.next; n < total && len(want) < room; n++ {
-		if missing.Has(n) && !f.asked[n] {
+		if _, asked := f.asked[n]; missing.Has(n) && !asked {
 			want = append(want, n)
 		}
 	}
@@ -164,32 +190,28 @@ func (f *fetch) pick(missing blob.Bitmap, room int) (want []int) {
 	return want
 }
 
-// take gives a block that arrived to the sink.
+// take gives a block that arrived to the sink, and says whether it was wanted.
 func (f *fetch) take(m wire.Message) (bool, error) {
 	n, ok := f.number(m.Topic)
 	if !ok || len(m.Payload) == 0 {
 		return false, nil
 	}
-	data, kind := m.Payload[1:], m.Payload[0]
-	switch kind {
-	case wire.BlockRaw:
-	case wire.BlockZstd:
-		if f.buf == nil {
-			f.buf = make([]byte, 0, wire.BlockSize)
-		}
-		var err error
-		if data, err = f.dec.DecodeAll(data, f.buf); err != nil {
-			data = nil // a wrong block like any other
-		}
-	case wire.BlockGone:
-		return false, fmt.Errorf("fetch %s: %w: %.200q", f.sha.Short(), ErrGone, data)
-	default:
-		return false, nil
+	flag := m.Payload[0]
+	if flag == wire.BlockGone {
+		return false, fmt.Errorf("fetch %s: %w: %.200q", f.sha.Short(), ErrGone, m.Payload[1:])
 	}
-	asked := f.asked[n]
-	err := f.to.WriteBlock(n, data)
+	data, err := f.unpack.Unpack(m.Payload, f.base.reader())
+	if err != nil {
+		data = nil // a wrong block like any other
+	}
+	left := f.to.Left()
+	when, asked := f.asked[n]
+	err = f.to.WriteBlock(n, data)
 	delete(f.asked, n)
 	switch {
+	case errors.Is(err, blob.ErrBlock) && (flag == wire.BlockDiff || flag == wire.BlockDiffFSE):
+		f.next, f.whole = 0, true // the base may have rotted
+		return false, nil
 	case errors.Is(err, blob.ErrBlock):
 		f.next = 0
 		if f.bad++; f.bad >= maxBad {
@@ -199,11 +221,23 @@ func (f *fetch) take(m wire.Message) (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	f.bad = 0
+	if f.bad = 0; f.to.Left() == left {
+		return false, nil // it was here already
+	}
 	if asked {
-		f.window.arrived()
+		now := time.Now()
+		f.window.arrived(now)
+		f.patience = min(max(minPatience, 2*now.Sub(when)), maxPatience)
 	}
 	return true, nil
+}
+
+// reader is nil where there is no base.
+func (b *Base) reader() io.ReaderAt {
+	if b == nil {
+		return nil
+	}
+	return b.R
 }
 
 // number of the block that a topic names, if it is one of this file.
@@ -215,25 +249,4 @@ func (f *fetch) number(topic string) (int, bool) {
 	}
 	n, err := strconv.ParseUint(s, 10, 31)
 	return int(n), err == nil && n < wire.MaxBlocks
-}
-
-// A bulkLink is the second connection, as long as a fetch lasts.
-type bulkLink struct {
-	wire.Link
-	up     chan struct{}     // it stands, again; holds 1
-	blocks chan wire.Message // bounded: what does not fit is dropped and asked for again
-}
-
-func (l *bulkLink) spec(topics wire.Device) wire.Spec {
-	return wire.Spec{
-		Subscribe: []wire.Subscription{{Filter: topics.BlockAll(), QoS: 0}},
-		Up:        func() { poke(l.up) },
-		Receive: func(m wire.Message) error {
-			select {
-			case l.blocks <- m:
-			default:
-			}
-			return nil
-		},
-	}
 }

@@ -17,10 +17,10 @@ import (
 	"time"
 
 	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/blob/pack"
 	"github.com/covey-edge/covey/fleet/link/linktest"
 	"github.com/covey-edge/covey/fleet/link/mem"
 	"github.com/covey-edge/covey/fleet/wire"
-	"github.com/klauspost/compress/zstd"
 )
 
 var topics = wire.Device{Root: "covey", ID: device}
@@ -209,6 +209,8 @@ func TestStepIsDurable(t *testing.T) {
 type server struct {
 	b      *mem.Broker
 	data   []byte
+	base   []byte
+	flags  [256]int // of blocks sent
 	gone   bool
 	lie    map[int]bool // blocks sent wrong once
 	mu     sync.Mutex
@@ -221,7 +223,10 @@ func (s *server) receive(m wire.Message) error {
 	if err != nil {
 		return err
 	}
-	enc, _ := zstd.NewWriter(nil)
+	packer, base := pack.NewPacker(1), (*pack.Base)(nil)
+	if g.Base != "" {
+		base = &pack.Base{R: bytes.NewReader(s.base)}
+	}
 	for i := range len(g.Bits) * 8 {
 		n := g.From + i
 		if g.Bits[i/8]>>(i%8)&1 == 0 || n*wire.BlockSize >= len(s.data) {
@@ -230,7 +235,7 @@ func (s *server) receive(m wire.Message) error {
 		block := s.data[n*wire.BlockSize : min((n+1)*wire.BlockSize, len(s.data))]
 		payload := append([]byte{wire.BlockRaw}, block...)
 		if n%2 == 1 {
-			payload = enc.EncodeAll(block, []byte{wire.BlockZstd})
+			payload = packer.Pack(nil, block, int64(n)*wire.BlockSize, base)
 		}
 		s.mu.Lock()
 		if s.lie[n] {
@@ -241,6 +246,7 @@ func (s *server) receive(m wire.Message) error {
 			payload = append([]byte{wire.BlockGone}, "not yours"...)
 		}
 		s.sent[n]++
+		s.flags[payload[0]]++
 		total := 0
 		for _, k := range s.sent {
 			total += k
@@ -294,10 +300,10 @@ func TestFetch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	began := time.Now()
-	if err := u.Fetch(ctx, sha, p); err != nil {
+	if err := u.Fetch(ctx, sha, p, nil); err != nil {
 		t.Fatal(err)
 	}
-	if d := time.Since(began); d > blockTimeout {
+	if d := time.Since(began); d > minPatience {
 		t.Errorf("took %v: a new connection did not ask again", d)
 	}
 	if err := p.Finish(ctx); err != nil {
@@ -320,7 +326,7 @@ func TestFetch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer gone.Close()
-	if err := u.Fetch(ctx, wire.Digest(hex.EncodeToString(sum[:])), gone); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "not yours") {
+	if err := u.Fetch(ctx, wire.Digest(hex.EncodeToString(sum[:])), gone, nil); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "not yours") {
 		t.Errorf("a file that is gone: %v", err)
 	}
 }

@@ -41,8 +41,11 @@ type FleetConfig struct {
 	// Bulk makes the second connection, <id>~x with a clean session, whenever
 	// blocks are needed. Nil: nothing can be fetched.
 	Bulk func() wire.Link
-	Root string // of the topics; "" is "covey"
-	MID  string // hash of the machine's id
+	// OtherWay says that there is one for blocks: a fetch that gets no connection in a
+	// minute is over with E_TIMEOUT instead of waiting for one.
+	OtherWay bool
+	Root     string // of the topics; "" is "covey"
+	MID      string // hash of the machine's id
 	// OnDesired is called when the desired document has changed, never for the same
 	// one twice in a row: its bytes, and what they say, which nobody has vouched for.
 	// Neither it nor OnFault may block for long.
@@ -85,7 +88,8 @@ type Uplink struct {
 	fleet     *fleet                   // nil without
 	home      *home                    // nil without
 	fetching  chan struct{}            // holds 1: the right to fetch
-	rebuilt   string                   // where a damaged outbox was put
+	bulk      bulk
+	rebuilt   string // where a damaged outbox was put
 
 	sidMu    sync.Mutex
 	sid      atomic.Uint64
@@ -168,6 +172,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	links.Wait()
+	u.bulk.close()
 	stop()
 	writer.Wait()
 	err := u.box.close()

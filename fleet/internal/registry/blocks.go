@@ -10,10 +10,11 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/blob/pack"
+	"github.com/covey-edge/covey/fleet/internal/store"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 )
@@ -43,7 +44,7 @@ type blocks struct {
 	waiting   map[wire.DeviceID]int
 	manifests map[wire.Digest][]wire.Digest // of a release → its files
 
-	zip               *zstd.Encoder // EncodeAll may be called by many goroutines
+	packer            *pack.Packer
 	sent, bytes, late atomic.Uint64
 }
 
@@ -53,12 +54,8 @@ type blockRequest struct {
 }
 
 func newBlocks(r *Registry) *blocks {
-	zip, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(blockWorkers), zstd.WithEncoderCRC(false))
-	if err != nil {
-		panic(err) // only for options that do not exist
-	}
 	return &blocks{
-		r: r, zip: zip,
+		r: r, packer: pack.NewPacker(blockWorkers),
 		queue:     make(chan blockRequest, maxWaiting),
 		waiting:   map[wire.DeviceID]int{},
 		manifests: map[wire.Digest][]wire.Digest{},
@@ -122,7 +119,7 @@ func (b *blocks) work(ctx context.Context) {
 // answer sends the wanted blocks, or says why there are none.
 func (b *blocks) answer(ctx context.Context, q blockRequest) error {
 	topics := wire.Device{Root: b.r.cfg.Root, ID: q.id}
-	ok, err := b.allowed(q.id, q.get.SHA)
+	ok, err := b.r.MayFetch(q.id, q.get.SHA)
 	if err != nil {
 		return err
 	}
@@ -134,6 +131,8 @@ func (b *blocks) answer(ctx context.Context, q blockRequest) error {
 		return errors.Join(err, b.gone(topics, q.get, "the controller does not have this file any more"))
 	}
 	defer f.Close()
+	base, done := b.base(q)
+	defer done()
 	left := min(q.get.Max, maxAnswer)
 	wanted := blob.Bitmap(q.get.Bits)
 	buf := make([]byte, wire.BlockSize)
@@ -141,41 +140,69 @@ func (b *blocks) answer(ctx context.Context, q blockRequest) error {
 		if !wanted.Has(i) {
 			continue
 		}
-		n, err := f.ReadAt(buf, int64(q.get.From+i)*wire.BlockSize)
+		at := int64(q.get.From+i) * wire.BlockSize
+		n, err := f.ReadAt(buf, at)
 		if n == 0 {
 			return b.gone(topics, q.get, "the file has no such block")
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
-		if err := b.send(topics.Block(q.get.SHA, q.get.From+i), buf[:n]); err != nil {
+		// The broker keeps the payload until it has gone to the device.
+		packed := b.packer.Pack(make([]byte, 0, n+1), buf[:n], at, base)
+		if err := b.r.broker.Publish(wire.Message{Topic: topics.Block(q.get.SHA, q.get.From+i), Payload: packed}); err != nil {
 			return err
 		}
+		b.sent.Add(1)
+		b.bytes.Add(uint64(len(packed)))
 		left--
 	}
 	return nil
 }
 
-// send publishes a block, compressed where that makes it a tenth smaller.
-func (b *blocks) send(topic string, data []byte) error {
-	out := make([]byte, 1, len(data)+64)
-	out[0] = wire.BlockZstd
-	if out = b.zip.EncodeAll(data, out); len(out) > len(data)*9/10 {
-		out = append(append(out[:0], wire.BlockRaw), data...)
+// base opens the blob that a device says it has. It counts only where the device was
+// asked to have it some day: a difference from it tells what is in it. nil: blocks go
+// without.
+func (b *blocks) base(q blockRequest) (base *pack.Base, done func()) {
+	if q.get.Base == "" || !b.had(q.id, q.get.Base) {
+		return nil, func() {}
 	}
-	b.sent.Add(1)
-	b.bytes.Add(uint64(len(data)))
-	return b.r.broker.Publish(wire.Message{Topic: topic, Payload: out})
+	f, err := b.r.cfg.Blobs.Open(q.get.Base)
+	if err != nil { // the controller does not keep it any more
+		return nil, func() {}
+	}
+	return &pack.Base{R: f}, func() { f.Close() }
+}
+
+// had says whether a file is of a release that was ever asked of a device.
+func (b *blocks) had(id wire.DeviceID, sha wire.Digest) bool {
+	releases := map[wire.Digest]bool{}
+	err := b.r.db.View(func(tx *store.Tx) error {
+		return store.Each(tx, bucketExecution, string(id)+"/", func(_ string, e execRecord) error {
+			releases[e.Release] = true
+			return nil
+		})
+	})
+	if err != nil {
+		b.r.cfg.Log.Warn().Str("device", string(id)).Err(err).Msg("what a device had is not known; it gets whole blocks")
+		return false
+	}
+	for digest := range releases {
+		if files, err := b.files(digest); err == nil && slices.Contains(files, sha) { // an old release may be gone
+			return true
+		}
+	}
+	return false
 }
 
 func (b *blocks) gone(topics wire.Device, get wire.BlockGet, why string) error {
 	return b.r.broker.Publish(wire.Message{Topic: topics.Block(get.SHA, get.From), Payload: append([]byte{wire.BlockGone}, why...)})
 }
 
-// allowed says whether a device is asked to have a file: what people have signed, the
+// MayFetch says whether a device is asked to have a file: what people have signed, the
 // manifest of a release that is desired of it, or a file that such a manifest names.
-func (b *blocks) allowed(id wire.DeviceID, sha wire.Digest) (bool, error) {
-	doc, err := b.r.Desired(id)
+func (r *Registry) MayFetch(id wire.DeviceID, sha wire.Digest) (bool, error) {
+	doc, err := r.Desired(id)
 	if err != nil {
 		return false, err
 	}
@@ -186,7 +213,7 @@ func (b *blocks) allowed(id wire.DeviceID, sha wire.Digest) (bool, error) {
 		if rel.Release == sha {
 			return true, nil
 		}
-		files, ferr := b.files(rel.Release)
+		files, ferr := r.blocks.files(rel.Release)
 		if slices.Contains(files, sha) {
 			return true, nil
 		}

@@ -116,7 +116,7 @@ func (r *Registry) putDesired(tx *store.Tx, id wire.DeviceID, signed wire.Desire
 		if !wire.ValidID(rel.Execution) {
 			return fmt.Errorf("%w: execution %q of pipeline %q", ErrInvalid, rel.Execution, pipeline)
 		}
-		if err := store.Put(tx, bucketExecution, execKey(id, rel.Execution), execRecord{pipeline}); err != nil {
+		if err := store.Put(tx, bucketExecution, execKey(id, rel.Execution), execRecord{pipeline, rel.Release}); err != nil {
 			return err
 		}
 	}

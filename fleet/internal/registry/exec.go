@@ -12,7 +12,8 @@ const maxSteps = 1000
 
 // execRecord says that this device was asked for this execution.
 type execRecord struct {
-	Pipeline string `json:"pipeline"`
+	Pipeline string      `json:"pipeline"`
+	Release  wire.Digest `json:"release,omitempty"` // "" in records of before it was kept
 }
 
 func execKey(id wire.DeviceID, execution string) string { return string(id) + "/" + execution }

@@ -134,23 +134,37 @@ func (c *connection) queue(m paho.Message) {
 }
 
 // receive gives messages to the user of the link and acknowledges them. What is
-// still queued when the connection ends was not acknowledged and comes again.
+// still queued when the connection ends was not acknowledged and comes again, but for
+// QoS 0, which would be lost.
 func (c *connection) receive() {
 	for {
 		select {
 		case <-c.conn.dead:
-			return
-		case m := <-c.in:
-			if c.link.spec.Receive != nil {
-				err := c.link.spec.Receive(wire.Message{Topic: m.Topic(), Payload: m.Payload(), QoS: m.Qos(), Retain: m.Retained()})
-				if err != nil {
-					c.conn.kill(fmt.Errorf("receive %s: %w", m.Topic(), err))
+			for {
+				select {
+				case m := <-c.in:
+					if m.Qos() == 0 && c.give(m) != nil {
+						return
+					}
+				default:
 					return
 				}
+			}
+		case m := <-c.in:
+			if err := c.give(m); err != nil {
+				c.conn.kill(fmt.Errorf("receive %s: %w", m.Topic(), err))
+				return
 			}
 			m.Ack()
 		}
 	}
+}
+
+func (c *connection) give(m paho.Message) error {
+	if c.link.spec.Receive == nil {
+		return nil
+	}
+	return c.link.spec.Receive(wire.Message{Topic: m.Topic(), Payload: m.Payload(), QoS: m.Qos(), Retain: m.Retained()})
 }
 
 // send gives queued messages to paho, each when the one before is written, so

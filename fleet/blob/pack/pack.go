@@ -1,0 +1,239 @@
+// Package pack is how a block of a blob travels: as it is, compressed, or as the
+// difference from bytes that the other end has already, whichever is shortest. Both
+// ends import it. It touches nothing.
+//
+// A difference is taken byte by byte, new minus old: weights that training moved a
+// little become zeros and a few small numbers, which need little more than their
+// entropy. It is coded by zstd, or by a plain entropy coder (FSE), which does better
+// where no two stretches are alike.
+package pack
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/fse"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/covey-edge/covey/fleet/wire"
+)
+
+// offsetBytes is how many bytes say where in the base the old bytes begin.
+const offsetBytes = 4
+
+// A Packer may be used by many goroutines.
+type Packer struct {
+	zip     *zstd.Encoder
+	scratch sync.Pool // of *scratch
+}
+
+type scratch struct {
+	diff, zip []byte
+	fse       fse.Scratch
+}
+
+// NewPacker makes a Packer for so many goroutines.
+func NewPacker(goroutines int) *Packer {
+	zip, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(goroutines),
+		zstd.WithEncoderCRC(false), // the block's hash says more
+		// Weights hardly repeat, but are not evenly spread: by default nothing would be won.
+		zstd.WithAllLitEntropyCompression(true))
+	if err != nil {
+		panic(err) // only for options that do not exist
+	}
+	return &Packer{zip: zip, scratch: sync.Pool{New: func() any { return &scratch{} }}}
+}
+
+// Pack appends a block to to: a flag byte, then what Unpack makes the block of. The
+// block is at offset at of its file. base is what the other end has; nil: nothing.
+func (p *Packer) Pack(to, block []byte, at int64, base *Base) []byte {
+	begin := len(to)
+	to = p.zip.EncodeAll(block, append(to, wire.BlockZstd))
+	if len(to)-begin > len(block)*31/32 { // not worth the work on a board
+		to = append(append(to[:begin], wire.BlockRaw), block...)
+	}
+	old, from := base.alike(block, at)
+	if old == nil {
+		return to
+	}
+	s := p.scratch.Get().(*scratch)
+	defer p.scratch.Put(s)
+	s.diff = append(s.diff[:0], block...)
+	for i := range old {
+		s.diff[i] -= old[i]
+	}
+	s.zip = p.zip.EncodeAll(s.diff, s.zip[:0])
+	flag, best := byte(wire.BlockDiff), s.zip
+	if coded, err := fse.Compress(s.diff, &s.fse); err == nil && len(coded) < len(best) { // else it cannot be made shorter
+		flag, best = wire.BlockDiffFSE, coded
+	}
+	if 1+offsetBytes+len(best) < len(to)-begin {
+		to = append(to[:begin], flag)
+		to = binary.BigEndian.AppendUint32(to, uint32(from))
+		to = append(to, best...)
+	}
+	return to
+}
+
+const (
+	reach   = wire.BlockSize // how far to both sides of a block its old bytes are looked for
+	anchors = 32             // stretches of a block that are looked for
+	stretch = 12             // bytes of one
+	patient = 3              // blocks in a row for which nothing was found, after which it is not looked for any more
+)
+
+// A Base is a blob that the other end has, used by one goroutine at a time.
+type Base struct {
+	R io.ReaderAt
+
+	shift   int64 // of the last block that was found
+	missed  int   // blocks in a row that were not
+	window  []byte
+	reading int64 // where in the blob window begins
+}
+
+// alike finds the old bytes of a block, and where they are in the base. nil: there
+// are none that are alike. The old bytes may be fewer than the block's; they are good
+// until the next call.
+func (b *Base) alike(block []byte, at int64) (old []byte, from int64) {
+	if b == nil {
+		return nil, 0
+	}
+	enough := len(block) / 16 // bytes equal: by chance it is one or two in a hundred
+	best := 0
+	try := func(shift int64) {
+		if o := b.at(at+shift, len(block)); o != nil {
+			if n := equal(block, o); n > best {
+				best, old, from = n, o, at+shift
+			}
+		}
+	}
+	b.read(at+b.shift, len(block))
+	if try(b.shift); best < enough && b.shift != 0 {
+		b.read(at, len(block))
+		best, old = 0, nil
+		try(0)
+	}
+	if best < enough && b.missed < patient {
+		for i := range anchors {
+			a := block[i*len(block)/anchors:]
+			if len(a) < stretch || constant(a[:stretch]) {
+				continue
+			}
+			if found := bytes.Index(b.window, a[:stretch]); found >= 0 {
+				try(b.reading + int64(found-i*len(block)/anchors) - at)
+			}
+		}
+	}
+	if best < enough {
+		b.missed++
+		return nil, 0
+	}
+	b.shift, b.missed = from-at, 0
+	return old, from
+}
+
+// read reads what is around the n bytes at an offset of the base.
+func (b *Base) read(at int64, n int) {
+	b.reading = max(0, at-reach)
+	if b.window == nil {
+		b.window = make([]byte, 0, wire.BlockSize+2*reach)
+	}
+	got, err := b.R.ReadAt(b.window[:min(cap(b.window), n+2*reach)], b.reading)
+	if err != nil && !errors.Is(err, io.EOF) {
+		got = 0 // then there is no base, and the block goes without
+	}
+	b.window = b.window[:got]
+}
+
+// at is what was read of the n bytes at an offset; nil: nothing.
+func (b *Base) at(at int64, n int) []byte {
+	at -= b.reading
+	if at < 0 || at >= int64(len(b.window)) {
+		return nil
+	}
+	return b.window[at:min(int64(len(b.window)), at+int64(n))]
+}
+
+func equal(a, b []byte) (n int) {
+	for i := range b {
+		if a[i] == b[i] {
+			n++
+		}
+	}
+	return n
+}
+
+func constant(b []byte) bool { return bytes.Count(b, b[:1]) == len(b) }
+
+// ErrPacked says that a packed block cannot be read.
+var ErrPacked = errors.New("packed block cannot be read")
+
+// An Unpacker is used by one goroutine at a time; Close frees it.
+type Unpacker struct {
+	zip *zstd.Decoder
+	fse fse.Scratch
+	buf []byte
+	old []byte
+}
+
+// NewUnpacker makes an Unpacker. Whatever it is given, it makes no more of it than a
+// block, and needs no more memory than a few.
+func NewUnpacker() (*Unpacker, error) {
+	zip, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(wire.BlockSize), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		return nil, err
+	}
+	return &Unpacker{zip: zip, buf: make([]byte, 0, wire.BlockSize)}, nil
+}
+
+// Close frees what the Unpacker holds.
+func (u *Unpacker) Close() { u.zip.Close() }
+
+// Unpack makes a block of what Pack made of it. base has the bytes that Pack's had;
+// nil: there is none. The result is good until the next call, and is to be held
+// against its hash: broken input may give any bytes. Errors wrap ErrPacked.
+func (u *Unpacker) Unpack(packed []byte, base io.ReaderAt) (block []byte, err error) {
+	if len(packed) == 0 {
+		return nil, ErrPacked
+	}
+	flag, rest := packed[0], packed[1:]
+	var from uint32
+	if flag == wire.BlockDiff || flag == wire.BlockDiffFSE {
+		if len(rest) < offsetBytes || base == nil {
+			return nil, ErrPacked
+		}
+		from, rest = binary.BigEndian.Uint32(rest), rest[offsetBytes:]
+	}
+	switch flag {
+	case wire.BlockRaw:
+		return rest, nil
+	case wire.BlockZstd, wire.BlockDiff:
+		block, err = u.zip.DecodeAll(rest, u.buf)
+	case wire.BlockDiffFSE:
+		u.fse.DecompressLimit = wire.BlockSize
+		block, err = fse.Decompress(rest, &u.fse)
+	default:
+		return nil, ErrPacked
+	}
+	if err != nil || len(block) > wire.BlockSize {
+		return nil, errors.Join(ErrPacked, err)
+	}
+	if flag == wire.BlockZstd {
+		return block, nil
+	}
+	if u.old == nil {
+		u.old = make([]byte, wire.BlockSize)
+	}
+	n, err := base.ReadAt(u.old[:len(block)], int64(from))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, errors.Join(ErrPacked, err)
+	}
+	for i := range n {
+		block[i] += u.old[i]
+	}
+	return block, nil
+}
