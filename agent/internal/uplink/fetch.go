@@ -106,6 +106,9 @@ func (f *fetch) run(ctx context.Context) error {
 			return fmt.Errorf("fetch %s: %w", f.sha.Short(), errors.Join(f.link.err, errors.New("the second connection ended")))
 		case <-f.link.changed:
 			f.stands, f.since = f.link.stands.Load(), time.Now()
+			if f.stands {
+				f.window.silence(f.since) // it may be another network
+			}
 			f.forget() // what was under way is gone with the connection before
 			silence.Reset(f.patience)
 		case <-silence.C:

@@ -21,6 +21,7 @@ import (
 	"github.com/covey-edge/covey/fleet/link/linktest"
 	"github.com/covey-edge/covey/fleet/link/mem"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
 )
 
 var topics = wire.Device{Root: "covey", ID: device}
@@ -211,6 +212,7 @@ type server struct {
 	data   []byte
 	base   []byte
 	flags  [256]int // of blocks sent
+	all    bool // every block is packed, not each second
 	gone   bool
 	lie    map[int]bool // blocks sent wrong once
 	mu     sync.Mutex
@@ -234,7 +236,7 @@ func (s *server) receive(m wire.Message) error {
 		}
 		block := s.data[n*wire.BlockSize : min((n+1)*wire.BlockSize, len(s.data))]
 		payload := append([]byte{wire.BlockRaw}, block...)
-		if n%2 == 1 {
+		if s.all || n%2 == 1 {
 			payload = packer.Pack(nil, block, int64(n)*wire.BlockSize, base)
 		}
 		s.mu.Lock()
@@ -314,7 +316,7 @@ func TestFetch(t *testing.T) {
 		total += k
 	}
 	t.Logf("%d blocks sent for %d", total, len(s.sent))
-	if len(s.sent) != 41 || total > 41+2+4*maxWindow {
+	if len(s.sent) != 41 || total > 41+2+60 {
 		t.Errorf("%d blocks sent for %d: more than what the cuts and lies cost", total, len(s.sent))
 	}
 
@@ -328,5 +330,114 @@ func TestFetch(t *testing.T) {
 	defer gone.Close()
 	if err := u.Fetch(ctx, wire.Digest(hex.EncodeToString(sum[:])), gone, nil); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "not yours") {
 		t.Errorf("a file that is gone: %v", err)
+	}
+}
+
+// A file that is like one which is here comes as differences; where the one that is
+// here has rotted, whole.
+func TestFetchDifferences(t *testing.T) {
+	old, _, _ := someFile(t, 20*wire.BlockSize)
+	data := bytes.Clone(old)
+	for i := 0; i < len(data); i += 7 {
+		data[i]++
+	}
+	sum := sha256.Sum256(data)
+	sha := wire.Digest(hex.EncodeToString(sum[:]))
+	hashes := []byte{}
+	for b := range slices.Chunk(data, wire.BlockSize) {
+		h := sha256.Sum256(b)
+		hashes = append(hashes, h[:]...)
+	}
+	rotten := bytes.Clone(old)
+	rotten[5*wire.BlockSize+9] ^= 4
+	for name, here := range map[string][]byte{"sound": old, "rotten": rotten} {
+		t.Run(name, func(t *testing.T) {
+			b := mem.NewBroker()
+			s := &server{b: b, data: data, base: old, sent: map[int]int{}, all: true}
+			linktest.Start(t, b.Link("controller", false), wire.Spec{Subscribe: []wire.Subscription{{Filter: topics.BlockGet()}}, Receive: s.receive}).UntilUp(1)
+			u := open(t, Config{Dir: t.TempDir(), Fleet: &FleetConfig{
+				Link: b.Link("pi-1", false), Bulk: func() wire.Link { return b.Link("pi-1~x", true) }, MID: "m"}})
+			running(t, u)
+			store, err := blob.Open(filepath.Join(t.TempDir(), "blobs"), blob.OS{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := store.Receive(sha, int64(len(data)), hashes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			if err := u.Fetch(t.Context(), sha, p, &Base{SHA: digestOf(old), R: bytes.NewReader(here)}); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Finish(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			diffs := s.flags[wire.BlockDiff] + s.flags[wire.BlockDiffFSE]
+			if name == "sound" && diffs != 20 || name == "rotten" && (diffs < 6 || len(s.sent) != 20) {
+				t.Errorf("%d blocks came as differences, flags %v", diffs, s.flags)
+			}
+		})
+	}
+}
+
+func digestOf(b []byte) wire.Digest {
+	sum := sha256.Sum256(b)
+	return wire.Digest(hex.EncodeToString(sum[:]))
+}
+
+// A controller that stands and sends nothing, or the same for ever, is given up after
+// a minute; one that is not there is waited for, unless there is another way.
+func TestFetchStalls(t *testing.T) {
+	data, sha, hashes := someFile(t, 4*wire.BlockSize)
+	for name, c := range map[string]struct {
+		answer   func(b *mem.Broker, g *wire.BlockGet)
+		down     bool
+		otherWay bool
+		want     hal.Code
+	}{
+		"silent":   {func(*mem.Broker, *wire.BlockGet) {}, false, false, hal.CodeTimeout},
+		"no block": {func(b *mem.Broker, g *wire.BlockGet) { b.Publish(wire.Message{Topic: topics.Block(g.SHA, 0)}) }, false, false, hal.CodeTimeout},
+		"one for ever": {func(b *mem.Broker, g *wire.BlockGet) {
+			time.Sleep(time.Second)
+			b.Publish(wire.Message{Topic: topics.Block(g.SHA, 0), Payload: append([]byte{wire.BlockRaw}, data[:wire.BlockSize]...)})
+		}, false, false, hal.CodeTimeout},
+		"not there":              {nil, true, false, ""},
+		"not there, another way": {nil, true, true, hal.CodeTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				b := mem.NewBroker()
+				linktest.Start(t, b.Link("controller", false), wire.Spec{Subscribe: []wire.Subscription{{Filter: topics.BlockGet()}}, Receive: func(m wire.Message) error {
+					g, err := wire.Parse[wire.BlockGet](m.Payload, 64<<10)
+					if err == nil && c.answer != nil {
+						c.answer(b, g)
+					}
+					return err
+				}}).UntilUp(1)
+				b.Down(c.down)
+				u := open(t, Config{Dir: dir, Fleet: &FleetConfig{OtherWay: c.otherWay,
+					Link: b.Link("pi-1", false), Bulk: func() wire.Link { return b.Link("pi-1~x", true) }, MID: "m"}})
+				stop := running(t, u)
+				store, err := blob.Open(filepath.Join(dir, "blobs"), blob.OS{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				p, err := store.Receive(sha, int64(len(data)), hashes)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				began := time.Now()
+				err = u.Fetch(ctx, sha, p, nil)
+				if got := hal.CodeOf(err); got != c.want || got != "" && time.Since(began) > 3*maxStall {
+					t.Errorf("%v after %v, want code %q", err, time.Since(began), c.want)
+				}
+				p.Close()
+				stop()
+			})
+		})
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/covey-edge/covey/fleet/blob"
+	"github.com/covey-edge/covey/fleet/blob/pack"
 	"github.com/covey-edge/covey/fleet/internal/auth"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/store"
@@ -535,5 +536,63 @@ func TestBlocks(t *testing.T) {
 	r.send(t, "other", "block/get", wire.BlockGet{V: 1, SHA: sha, Bits: []byte{1}, Max: 1})
 	if _, flag, _ := next("other", sha); flag != wire.BlockGone {
 		t.Error("a device got a file that it was not asked to have")
+	}
+}
+
+// Blocks come as differences from what a device was asked to have before, and never
+// from what it was not: they would tell what is in it.
+func TestBlocksAsDifferences(t *testing.T) {
+	r := start(t)
+	r.join(t, "pi")
+	old := make([]byte, 2*wire.BlockSize)
+	rand.Read(old)
+	next := bytes.Clone(old)
+	for i := 0; i < len(next); i += 9 {
+		next[i]++
+	}
+	want := func(execution string, file []byte) (sha wire.Digest) {
+		sha = r.blob(t, file)
+		m := release.Manifest{V: 1, Name: "m", Version: "1.0.0", Variants: []release.Variant{{Engine: "tflite", File: release.File{Name: "m.tflite", SHA256: string(sha), Length: int64(len(file))}}}}
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.ChangeDesired("pi", func(d *wire.DesiredSigned) error {
+			d.Pipelines["cam"] = wire.DesiredRelease{Release: r.blob(t, text), Length: int64(len(text)), Name: "m", Version: "1.0.0", Execution: execution, Mode: wire.ModeActivate}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sha
+	}
+	had := want("ex-1", old)
+	sha := want("ex-2", next)
+	secret := r.blob(t, next[1:])
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- r.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	unpack, err := pack.NewUnpacker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unpack.Close()
+	for name, c := range map[string]struct {
+		base wire.Digest
+		flag byte
+	}{"had it": {had, wire.BlockDiffFSE}, "has none": {"", wire.BlockRaw}, "never had it": {secret, wire.BlockRaw}, "nobody has it": {wire.Digest(strings.Repeat("0", 64)), wire.BlockRaw}} {
+		r.send(t, "pi", "block/get", wire.BlockGet{V: 1, SHA: sha, Bits: []byte{0b11}, Max: 8, Base: c.base})
+		for n := range 2 {
+			select {
+			case m := <-r.br.out:
+				got, err := unpack.Unpack(m.Payload, bytes.NewReader(old))
+				if err != nil || m.Payload[0] != c.flag || !bytes.Equal(got, next[n*wire.BlockSize:(n+1)*wire.BlockSize]) {
+					t.Errorf("%s: block %d with flag %d, %d bytes, %v; want flag %d", name, n, m.Payload[0], len(m.Payload), err, c.flag)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("no block")
+			}
+		}
 	}
 }
