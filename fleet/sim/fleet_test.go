@@ -219,4 +219,3 @@ func (f *fleet) targets() (list []rollout.Target) {
 	}
 	return list
 }
-

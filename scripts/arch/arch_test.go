@@ -76,7 +76,7 @@ var arrows = []struct{ room, may string }{
 	{"agent", "agent/internal/... hal/... fleet/blob fleet/link/mqtt fleet/release fleet/trust firmware"},
 
 	// Programs under test, seen from outside.
-	{"fleet/sim", "agent fleet fleet/blob fleet/release fleet/link/... hal/haltest"},
+	{"fleet/sim", "agent fleet fleet/blob fleet/release fleet/link/... firmware hal/haltest"},
 	{"fleet/e2e", "agent fleet fleet/blob/... fleet/release fleet/link/... hal/... firmware"},
 
 	// The controller, from the ground up.

@@ -212,7 +212,7 @@ type server struct {
 	data   []byte
 	base   []byte
 	flags  [256]int // of blocks sent
-	all    bool // every block is packed, not each second
+	all    bool     // every block is packed, not each second
 	gone   bool
 	lie    map[int]bool // blocks sent wrong once
 	mu     sync.Mutex
