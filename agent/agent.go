@@ -203,7 +203,7 @@ func offered(err error) error {
 func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 	c := uplink.Config{Device: a.Device, Dir: a.File.Data, Check: a.CheckOutbox, Pipelines: offers, Log: a.Log}
 	if a.Home != nil {
-		c.Home = &uplink.HomeConfig{Link: a.Home}
+		c.Home = &uplink.HomeConfig{Link: a.Home, OnInstall: func(p, version string) error { return a.loop.Install(p, version) }}
 	}
 	if f := a.Fleet; f != nil {
 		c.Fleet = &uplink.FleetConfig{

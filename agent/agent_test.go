@@ -271,6 +271,52 @@ func TestAgent(t *testing.T) {
 	})
 }
 
+// A release that asks for consent waits, and the house sees that; it says install, and
+// the release runs.
+func TestInstallFromHome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w := newWorld(t)
+		w.run(ctx)
+		stop := w.board(ctx, newEngine(), zerolog.Nop())
+		first := w.release("birds", "1.0.0", picture("v1"))
+		w.desire(1, first)
+		w.await(first.Execution)
+		next := w.release("birds", "1.1.0", picture("v2"))
+		next.Consent = true
+		w.desire(2, next)
+		time.Sleep(30 * time.Second)
+		model := func(pipeline string) wire.HomeModel {
+			m, _ := w.broker.Retained(w.home.Model(pipeline))
+			got, err := wire.Parse[wire.HomeModel](m.Payload, wire.MaxHomeModel)
+			if err != nil {
+				t.Fatalf("%s: %v", m.Payload, err)
+			}
+			return *got
+		}
+		want := "1.1.0 (" + string(next.Release[:8]) + ")"
+		if m := model("fleet"); m.Installed != "1.0.0" || m.Latest != want || m.InProgress {
+			t.Errorf("the house sees %+v", m)
+		}
+		if m := model("pinned"); m.Title != "local" || m.Installed != m.Latest || m.Installed == "none" {
+			t.Errorf("the house sees of the pinned one %+v", m)
+		}
+		w.broker.Publish(wire.Message{Topic: w.home.Install("fleet"), Payload: []byte("install"), QoS: 1})
+		if s := w.await(next.Execution); s.State != wire.Succeeded {
+			t.Fatalf("got %+v", s)
+		}
+		time.Sleep(2 * time.Second)
+		if m := model("fleet"); m.Installed != "1.1.0" || m.Latest != "1.1.0" || m.InProgress {
+			t.Errorf("the house sees %+v", m)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	})
+}
+
 // wantStream wants every seq of a link from 1 on, over both pipelines. What waited
 // for the link comes behind what is new.
 func wantStream(t *testing.T, link string, pipelines ...[]wire.Result) {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -190,6 +191,7 @@ func (a *agent) watch(ctx context.Context) {
 					poke(a.changed)
 				}
 			}
+			a.uplink.SetModel(name, a.homeModel(name, s))
 			now := s.works()
 			if before, known := works[name]; !known || before != now {
 				works[name] = now
@@ -197,6 +199,20 @@ func (a *agent) watch(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// homeModel is what the house sees of a pipeline's model.
+func (a *agent) homeModel(name string, s *station) wire.HomeModel {
+	m := a.loop.Model(name)
+	if s.file.Model == "" {
+		return m
+	}
+	m = wire.HomeModel{Installed: "none", Summary: "named by the board's own configuration"}
+	if p := s.pinned(); p != nil {
+		m.Title, m.Installed = p.Name, cmp.Or(p.Version, "local")
+	}
+	m.Latest = m.Installed
+	return m
 }
 
 // A fetcher brings an update its blobs over the uplink.

@@ -158,6 +158,29 @@ func TestDiskErrors(t *testing.T) {
 	}
 	_, err = s.Receive(digest(data), int64(len(data)), blockHashes(data))
 	wantCode(t, err, hal.CodeDiskFull)
+	// What others take of the disk meanwhile is seen before it is full.
+	f.SetFree(30 << 20)
+	p, err := s.Receive(digest(data), int64(len(data)), blockHashes(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for ; err == nil && n < blob.Blocks(int64(len(data))); n++ {
+		if n == 100 {
+			f.SetFree(9 << 20)
+		}
+		err = p.WriteBlock(n, block(data, n))
+	}
+	wantCode(t, err, hal.CodeDiskFull)
+	if free, _ := f.Free("/b"); free < 7<<20 || n < 100 {
+		t.Errorf("stopped at block %d with %d bytes free", n, free)
+	}
+	if want := int64(len(data) - n*wire.BlockSize); s.Wants(digest(data), int64(len(data))) != want {
+		t.Errorf("wants %d bytes, not %d", s.Wants(digest(data), int64(len(data))), want)
+	}
+	if err := s.Delete(digest(data)); err != nil {
+		t.Fatal(err)
+	}
 	f.SetFree(blob.MaxLength)
 	for errno, want := range map[error]hal.Code{syscall.ENOSPC: hal.CodeDiskFull, syscall.EROFS: hal.CodeDiskRO, syscall.EIO: hal.CodeDiskIO} {
 		for n := 1; n <= 7; n++ { // create, 3 writes, sync, rename, sync of the folder

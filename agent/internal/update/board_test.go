@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,7 @@ type controller struct {
 	blobs   map[wire.Digest][]byte
 	fail    []error       // of the next fetches; nil: none
 	lie     bool          // blocks come with other bytes
+	worse   int           // each so manieth block comes with other bytes first; 0: none
 	delay   time.Duration // before each block
 	blocks  int           // handed out
 	fetches int
@@ -79,7 +81,7 @@ func (c *controller) Fetch(ctx context.Context, sha wire.Digest, p update.Partia
 		err, c.fail = c.fail[0], c.fail[1:]
 	}
 	b, ok := c.blobs[sha]
-	lie, delay := c.lie, c.delay
+	lie, delay, worse := c.lie, c.delay, c.worse
 	c.mu.Unlock()
 	if c.asked != nil {
 		c.asked(sha)
@@ -87,10 +89,12 @@ func (c *controller) Fetch(ctx context.Context, sha wire.Digest, p update.Partia
 	if !ok {
 		return &hal.Error{Code: hal.CodeFetch, Text: "no such blob for this device"}
 	}
-	missing := p.Missing()
-	for n := range (len(b) + wire.BlockSize - 1) / wire.BlockSize {
-		if !missing.Has(n) {
-			continue
+	for p.Left() > 0 {
+		n, missing := 0, p.Missing()
+		for !missing.Has(n) {
+			if n++; n > len(b)/wire.BlockSize {
+				return errors.New("blocks are missing, and none is asked for")
+			}
 		}
 		if delay > 0 {
 			select {
@@ -102,6 +106,13 @@ func (c *controller) Fetch(ctx context.Context, sha wire.Digest, p update.Partia
 		block := bytes.Clone(b[n*wire.BlockSize : min((n+1)*wire.BlockSize, len(b))])
 		if lie {
 			block[0] ^= 1
+		}
+		if worse > 0 && n%worse == 0 && len(b) > wire.BlockSize {
+			wrong := bytes.Clone(block)
+			wrong[0] ^= 1
+			if werr := p.WriteBlock(n, wrong); !errors.Is(werr, blob.ErrBlock) {
+				return werr
+			}
 		}
 		if werr := p.WriteBlock(n, block); werr != nil {
 			return werr
@@ -128,6 +139,12 @@ type board struct {
 	steps   []wire.ExecStep
 	warms   []*warm // all that were opened in this life
 	pins    []wire.HelloPipeline
+
+	floor    time.Time
+	voucher  update.Voucher
+	prepared func() // called when a candidate is ready
+	switches int
+	changes  atomic.Int32 // of Reported
 }
 
 // A warm release remembers its model's text, which says how it behaves.
@@ -189,12 +206,16 @@ func (b *board) Prepare(ctx context.Context, pipeline string, f update.Files) (u
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.warms = append(b.warms, w)
+	if b.prepared != nil && f.Trial {
+		defer b.prepared()
+	}
 	return w, nil
 }
 
 func (b *board) Switch(_ context.Context, pipeline string, w update.Warm) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.switches++
 	old := b.running[pipeline]
 	if w == nil {
 		if old != nil {
@@ -273,6 +294,7 @@ func (b *board) boot(ctx context.Context) (*session, error) {
 		log = zerolog.New(zerolog.NewTestWriter(b.t)).Level(zerolog.WarnLevel)
 	}
 	l := update.New(update.Config{Device: "pi-1", Pipelines: b.pins, State: state, Blobs: blobs, Fetcher: b.ctrl, Installer: b, Steps: b, Log: log,
+		Floor: b.floor, Voucher: b.voucher, Changed: func() { b.changes.Add(1) },
 		Board: func() release.Board {
 			return release.Board{Arch: "arm64", Devices: []wire.HelloDevice{{Engine: "tflite", Accelerator: "cpu"}}}
 		}})

@@ -391,9 +391,12 @@ func (j *journey) doSwitch(ctx context.Context) {
 	j.record.freeze(p.Active, slot.Release, vitals, temp, p.Exec.Evidence)
 	j.mu.Unlock()
 	accel := j.warm.Info().Accelerator
-	err := ctx.Err() // the last moment at which a changed wish changes nothing
-	if v := j.l.c.Voucher; v != nil && err == nil {
+	var err error
+	if v := j.l.c.Voucher; v != nil {
 		err = v.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, j.l.now())
+	}
+	if err == nil {
+		err = ctx.Err() // the last moment at which a changed wish changes nothing
 	}
 	if err == nil {
 		err = j.l.c.Installer.Switch(ctx, j.name, j.warm)

@@ -59,6 +59,9 @@ type FleetConfig struct {
 type HomeConfig struct {
 	Link wire.Link
 	Root string // of the topics; "" is "covey"
+	// OnInstall is called when somebody at home says install, for a version or for
+	// whatever waits (""). Its error is answered there. nil: nobody is listened to.
+	OnInstall func(pipeline, version string) error
 }
 
 // A Pipeline that offers results.
@@ -251,6 +254,13 @@ func (u *Uplink) SetHealth(h wire.Health) {
 func (u *Uplink) SetAvailable(pipeline string, yes bool) {
 	if u.home != nil {
 		u.home.setAvailable(pipeline, yes)
+	}
+}
+
+// SetModel says on the home link which model a pipeline has, and which it might get.
+func (u *Uplink) SetModel(pipeline string, m wire.HomeModel) {
+	if u.home != nil {
+		u.home.setModel(pipeline, m)
 	}
 }
 

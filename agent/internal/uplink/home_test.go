@@ -1,0 +1,87 @@
+package uplink
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/covey-edge/covey/fleet/link/mem"
+	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
+)
+
+// The house says install on its topic, is answered on another where that is wrong, and
+// sees the model on a third. What was said before the board came is nobody's word.
+func TestInstallFromHome(t *testing.T) {
+	b := mem.NewBroker()
+	sub := listen(t, b, "person", "covey/home/#")
+	sub.Send(wire.Message{Topic: "covey/home/pi-1/porch/install/set", Payload: []byte("install"), QoS: 1, Retain: true})
+	sub.UntilGot(1)
+	words := make(chan string, 10)
+	u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: b.Link("pi-1", false), OnInstall: func(pipeline, version string) error {
+		words <- pipeline + " " + version
+		if version == "0.9" {
+			return &hal.Error{Code: hal.CodeConsent, Text: "what waits is 1.1"}
+		}
+		return nil
+	}}})
+	percent := 40
+	m := wire.HomeModel{Installed: "1.0", Latest: "1.1", Title: "birds", InProgress: true, Percent: &percent}
+	u.SetModel("porch", m)
+	u.SetModel("attic", m) // no such pipeline
+	running(t, u)
+	sub.Until("model", func() bool { return len(sub.Messages("/model")) == 1 })
+	for range 5 { // the same again is not said again
+		u.SetModel("porch", m)
+	}
+	m.Percent = nil
+	u.SetModel("porch", m)
+	sub.Until("model again", func() bool { return len(sub.Messages("/model")) == 2 })
+	r, _ := b.Retained("covey/home/pi-1/porch/model")
+	if got, err := wire.Parse[wire.HomeModel](r.Payload, wire.MaxHomeModel); err != nil || *got != m {
+		t.Errorf("got %s, %v", r.Payload, err)
+	}
+
+	say := func(topic, payload string) {
+		sub.Send(wire.Message{Topic: "covey/home/pi-1/" + topic, Payload: []byte(payload), QoS: 1})
+	}
+	say("attic/install/set", "install")
+	say("porch/other/set", "install")
+	answers := 0
+	for _, bad := range []string{"", "INSTALL", "install ", "install  1.1", "yes", "install\n", "install 1.1\x00", "install " + strings.Repeat("1", maxInstall), "install 0.9"} {
+		say("porch/install/set", bad)
+		answers++
+		sub.Until(fmt.Sprintf("an answer to %q", bad), func() bool { return len(sub.Messages("/error")) >= answers })
+	}
+	say("porch/install/set", "install")
+	say("porch/install/set", "install 1.1")
+	for _, want := range []string{"porch 0.9", "porch ", "porch 1.1"} {
+		if got := <-words; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	last := sub.Messages("/error")[answers-1]
+	if got := string(last.Payload); got != "E_CONSENT: what waits is 1.1" || last.Retain {
+		t.Errorf("answered %q, retain %t", got, last.Retain)
+	}
+	if _, ok := b.Retained("covey/home/pi-1/porch/install/error"); ok {
+		t.Error("an answer is retained")
+	}
+}
+
+func FuzzInstall(f *testing.F) {
+	for _, s := range []string{"install", "install 1.1", "install 1.1 (8f3ac2d1)", "", "PRESS", "install\x00"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		version, err := parseInstall(b)
+		var e *hal.Error
+		if err != nil && (version != "" || !errors.As(err, &e)) {
+			t.Fatalf("%q: %q, %v", b, version, err)
+		}
+		if again := strings.TrimSuffix("install "+version, " "); err == nil && again != string(b) {
+			t.Fatalf("%q is read as %q", b, version)
+		}
+	})
+}
