@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,6 +55,7 @@ type world struct {
 	blobs  map[wire.Digest][]byte
 	fleet  wire.Device
 	home   wire.Home
+	root   fs.FS // of the board; nil: none
 
 	mu      sync.Mutex
 	steps   []wire.ExecStep
@@ -206,7 +208,7 @@ func (w *world) board(ctx context.Context, e hal.Engine, log zerolog.Logger) (st
 			Fleet: &FleetLink{Link: w.broker.Link("pi-1", false), Bulk: func() wire.Link { return w.broker.Link("pi-1~x", true) },
 				Root: "covey", MachineID: "m1"},
 			Home:  w.broker.Link("covey-pi-1", false),
-			Board: firmware.Board{Name: "test board", RAM: 1 << 30, CPUs: 2}, Log: log,
+			Board: firmware.Board{Name: "test board", RAM: 1 << 30, CPUs: 2}, Root: w.root, Log: log,
 		})
 	}()
 	return func() error {

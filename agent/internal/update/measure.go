@@ -133,7 +133,7 @@ func rounded(v, parts float64) float64 {
 
 // measure is nil for a sample of nothing.
 func (s Sample) measure() *wire.Measure {
-	if s.Runs == 0 {
+	if s.Runs == 0 && s.Memory == 0 {
 		return nil
 	}
 	m := s.Measure
