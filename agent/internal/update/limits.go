@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 )
@@ -32,7 +33,7 @@ type Seen struct {
 
 // limitsOf are the limits of an execution: the fleet's, the device's own where it
 // says nothing, and the release's own budget where that is the stricter.
-func limitsOf(want *wire.ProbationLimits, results int, time time.Duration, own Budget) wire.ProbationLimits {
+func limitsOf(want *wire.ProbationLimits, results int, time time.Duration, own release.Variant) wire.ProbationLimits {
 	var l wire.ProbationLimits
 	if want != nil {
 		l = *want
@@ -43,8 +44,8 @@ func limitsOf(want *wire.ProbationLimits, results int, time time.Duration, own B
 	if l.Seconds == 0 {
 		l.Seconds = int(math.Ceil(time.Seconds()))
 	}
-	if own.LatencyMS > 0 && (l.Latency == 0 || own.LatencyMS < l.Latency) {
-		l.Latency = own.LatencyMS
+	if own.LatencyMS > 0 && (l.Latency == 0 || own.LatencyMS < float64(l.Latency)) {
+		l.Latency = int(math.Ceil(min(own.LatencyMS, math.MaxInt32)))
 	}
 	if own.Memory > 0 && (l.Memory == 0 || own.Memory < l.Memory) {
 		l.Memory = own.Memory

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 )
@@ -88,18 +89,18 @@ func TestLimits(t *testing.T) {
 }
 
 func TestLimitsOf(t *testing.T) {
-	own := Budget{LatencyMS: 30, Memory: 100}
+	own := release.Variant{LatencyMS: 30, Memory: 100}
 	for name, c := range map[string]struct {
 		want   *wire.ProbationLimits
-		own    Budget
+		own    release.Variant
 		got    wire.ProbationLimits
 		enough int
 	}{
-		"the device's own":      {nil, Budget{}, wire.ProbationLimits{Results: 5, Seconds: 31}, 5},
+		"the device's own":      {nil, release.Variant{}, wire.ProbationLimits{Results: 5, Seconds: 31}, 5},
 		"the release's budget":  {nil, own, wire.ProbationLimits{Results: 5, Seconds: 31, Latency: 30, Memory: 100}, 20},
 		"the fleet is stricter": {&wire.ProbationLimits{Latency: 20, Memory: 90, Results: 50}, own, wire.ProbationLimits{Results: 50, Seconds: 31, Latency: 20, Memory: 90}, 50},
 		"the release is":        {&wire.ProbationLimits{Latency: 40, Memory: 110, Seconds: 9}, own, wire.ProbationLimits{Results: 5, Seconds: 9, Latency: 30, Memory: 100}, 20},
-		"nothing to count":      {&wire.ProbationLimits{Memory: 1, TempMax: 80, Results: 2}, Budget{}, wire.ProbationLimits{Results: 2, Seconds: 31, Memory: 1, TempMax: 80}, 2},
+		"nothing to count":      {&wire.ProbationLimits{Memory: 1, TempMax: 80, Results: 2}, release.Variant{}, wire.ProbationLimits{Results: 2, Seconds: 31, Memory: 1, TempMax: 80}, 2},
 	} {
 		got := limitsOf(c.want, 5, 30500*time.Millisecond, c.own)
 		if got != c.got || enough(got) != c.enough {

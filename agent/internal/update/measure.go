@@ -146,8 +146,8 @@ type record struct {
 	now    tally // of what runs, or ran until the switch
 	tried  tally // of the candidate, since the switch
 	before Sample
-	budget Budget
-	memory int64 // the most that the candidate's runner took
+	own    release.Variant // the candidate's, for its budget
+	memory int64           // the most that the candidate's runner took
 	accel  hal.Accelerator
 	cool   *float64 // °C of the board before the switch
 	hot    *float64 // the most since
@@ -223,22 +223,11 @@ func (r *record) evidence(p slots.Pipeline) *wire.Evidence {
 	return &e
 }
 
-// A Budget is what a release says of itself that it needs at the most; 0: nothing.
-type Budget struct {
-	LatencyMS int   // p50 of a run
-	Memory    int64 // bytes of its runner, PSS
-}
-
-// budgetOf is the variant's own budget.
-func budgetOf(release.Variant) Budget {
-	return Budget{} // return Budget{LatencyMS: v.LatencyMS, Memory: v.Memory}
-}
-
-// budget notes what a release that is opened says of itself.
+// budget notes what a release that is tried says of itself.
 func (j *journey) budget(f Files) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.record.budget = budgetOf(f.Variant)
+	j.record.own = f.Variant
 }
 
 // limits of the execution under way. The caller holds mu.
@@ -247,5 +236,5 @@ func (j *journey) limits() wire.ProbationLimits {
 	if e := j.pipeline().Exec; e != nil {
 		want = e.Want.Probation
 	}
-	return limitsOf(want, j.l.c.ProbationResults, j.l.c.ProbationWindow, j.record.budget)
+	return limitsOf(want, j.l.c.ProbationResults, j.l.c.ProbationWindow, j.record.own)
 }

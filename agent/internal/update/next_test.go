@@ -133,6 +133,7 @@ func TestNextByOutcome(t *testing.T) {
 		"runner is missing":  {at(""), Observed{RestoreTries: maxRestore, RestoreErr: e(hal.CodeEngine)}, Step{Do: Restore}},
 		"all is well":        {at(""), run, Step{Do: Wait}},
 		"tested, shadow":     {shadowed, with(run, func(o *Observed) { o.Warm = true }), Step{Do: Move, To: wire.Shadowing}},
+		"shadow called off":  {at(wire.Shadowing), with(run, func(o *Observed) { o.Warm, o.Shadow = true, &Shadowed{} }), Step{Do: Move, To: wire.Switching}},
 		"nothing to shadow":  {shadowed, with(run, func(o *Observed) { o.Warm, o.Running = true, "" }), Step{Do: Move, To: wire.Switching}},
 		"from a later agent": {at("DREAMING"), run, Step{Do: Move, To: wire.Failed}},
 		"no candidate":       {at("").With("p", slots.Pipeline{Exec: &slots.Execution{Want: *wants("c", "ex-c").Release, State: wire.Probation}}), Observed{}, Step{Do: Move, To: wire.Failed}},

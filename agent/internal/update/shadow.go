@@ -48,6 +48,9 @@ func shadowing(p slots.Pipeline, o Observed) Step {
 		return Step{Do: Shadow}
 	}
 	a, code := s.Agreement, hal.CodeOf(s.Err)
+	if want == nil { // not asked for any more
+		want = &wire.ShadowRun{}
+	}
 	switch {
 	case code == hal.CodeAgreement && want.Agreement > 0:
 		return Step{Do: Move, To: wire.Rejected, Fault: FaultOf(s.Err)}
