@@ -24,8 +24,8 @@ type bulk struct {
 // A bulkLink is one second connection. It mends itself, until closed.
 type bulkLink struct {
 	wire.Link
-	stands  atomic.Bool
-	changed chan struct{}     // stands did, or there is another connection; holds 1
+	turn    atomic.Uint32     // counts how often it came and went: it stands when that is odd
+	changed chan struct{}     // turn did; holds 1
 	blocks  chan wire.Message // bounded: what does not fit is dropped and asked for again
 	end     context.CancelFunc
 	ended   chan struct{} // closed when it is over
@@ -80,9 +80,10 @@ func (b *bulk) close() {
 func (l *bulkLink) spec(topics wire.Device) wire.Spec {
 	return wire.Spec{
 		Subscribe: []wire.Subscription{{Filter: topics.BlockAll(), QoS: 0}},
-		Up:        func() { l.stands.Store(true); poke(l.changed) },
+		Up:        func() { l.turn.Add(1 + l.turn.Load()%2); poke(l.changed) },
 		Down: func(error) {
-			if l.stands.Swap(false) {
+			if l.turn.Load()%2 == 1 { // not for an attempt that failed
+				l.turn.Add(1)
 				poke(l.changed)
 			}
 		},

@@ -71,7 +71,7 @@ func (u *Uplink) Fetch(ctx context.Context, sha wire.Digest, to Sink, base *Base
 	link := u.bulk.take(u.cfg.Fleet.Bulk, u.fleet.topics)
 	defer u.bulk.leave()
 	f := &fetch{sha: sha, to: to, base: base, topics: u.fleet.topics, link: link, unpack: unpack,
-		window: newWindow(time.Now()), asked: map[int]time.Time{}, patience: minPatience, since: time.Now(), stands: link.stands.Load(), other: u.cfg.Fleet.OtherWay}
+		window: newWindow(time.Now()), asked: map[int]time.Time{}, patience: minPatience, since: time.Now(), turn: link.turn.Load(), other: u.cfg.Fleet.OtherWay}
 	return f.run(ctx)
 }
 
@@ -90,7 +90,7 @@ type fetch struct {
 	whole    bool // a difference came out wrong: blocks are asked for whole
 	patience time.Duration
 	since    time.Time // a block came, or the connection did, or went
-	stands   bool      // the connection
+	turn     uint32    // of the connection, as last seen
 	other    bool      // there is another way
 }
 
@@ -105,17 +105,21 @@ func (f *fetch) run(ctx context.Context) error {
 		case <-f.link.ended:
 			return fmt.Errorf("fetch %s: %w", f.sha.Short(), errors.Join(f.link.err, errors.New("the second connection ended")))
 		case <-f.link.changed:
-			f.stands, f.since = f.link.stands.Load(), time.Now()
-			if f.stands {
+			turn := f.link.turn.Load()
+			if turn == f.turn {
+				continue // it was seen already
+			}
+			f.turn, f.since = turn, time.Now()
+			if f.stands() {
 				f.window.silence(f.since) // it may be another network
 			}
 			f.forget() // what was under way is gone with the connection before
 			silence.Reset(f.patience)
 		case <-silence.C:
-			if time.Since(f.since) >= maxStall && (f.stands || f.other) {
+			if time.Since(f.since) >= maxStall && (f.stands() || f.other) {
 				return f.stalled()
 			}
-			if f.stands {
+			if f.stands() {
 				f.window.silence(time.Now())
 				f.patience = min(2*f.patience, maxPatience)
 			}
@@ -135,6 +139,9 @@ func (f *fetch) run(ctx context.Context) error {
 	return nil
 }
 
+// stands says whether the connection does.
+func (f *fetch) stands() bool { return f.turn%2 == 1 }
+
 func (f *fetch) stalled() error {
 	return &hal.Error{Code: hal.CodeTimeout, Text: fmt.Sprintf("file %s…: the controller sent no block of it in %s, with %d to go: look at its load and at the network between",
 		f.sha.Short(), maxStall, f.to.Left())}
@@ -149,7 +156,7 @@ func (f *fetch) forget() {
 // ask requests more when half of the window is free.
 func (f *fetch) ask() {
 	room := f.window.room(len(f.asked))
-	if room == 0 {
+	if !f.stands() || room == 0 {
 		return
 	}
 	missing := f.to.Missing()

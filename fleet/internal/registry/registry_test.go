@@ -547,8 +547,8 @@ func TestBlocksAsDifferences(t *testing.T) {
 	old := make([]byte, 2*wire.BlockSize)
 	rand.Read(old)
 	next := bytes.Clone(old)
-	for i := 0; i < len(next); i += 9 {
-		next[i]++
+	for i := range next {
+		next[i] += old[len(old)-1-i] % 2
 	}
 	want := func(execution string, file []byte) (sha wire.Digest) {
 		sha = r.blob(t, file)
