@@ -83,16 +83,18 @@ const (
 	anchors = 32             // stretches of a block that are looked for
 	stretch = 12             // bytes of one
 	patient = 3              // blocks in a row for which nothing was found, after which it is not looked for any more
+	sample  = 16             // of so many bytes one is compared
+	enough  = 16             // of so many bytes one is the same where old bytes are alike; by chance it is one in fifty
 )
 
 // A Base is a blob that the other end has, used by one goroutine at a time.
 type Base struct {
 	R io.ReaderAt
 
-	shift   int64 // of the last block that was found
-	missed  int   // blocks in a row that were not
-	window  []byte
-	reading int64 // where in the blob window begins
+	shift  int64 // of the last block that was found
+	missed int   // blocks in a row that were not
+	old    []byte
+	window []byte
 }
 
 // alike finds the old bytes of a block, and where they are in the base. nil: there
@@ -102,33 +104,20 @@ func (b *Base) alike(block []byte, at int64) (old []byte, from int64) {
 	if b == nil {
 		return nil, 0
 	}
-	enough := len(block) / 16 // bytes equal: by chance it is one or two in a hundred
-	best := 0
-	try := func(shift int64) {
-		if o := b.at(at+shift, len(block)); o != nil {
-			if n := equal(block, o); n > best {
-				best, old, from = n, o, at+shift
-			}
+	// Where the last one was, in the same place, and elsewhere.
+	for _, shift := range []int64{b.shift, 0} {
+		if b.old = b.read(b.old, at+shift, len(block)); same(block, b.old) {
+			b.shift, b.missed = shift, 0
+			return b.old, at + shift
+		}
+		if b.shift == 0 {
+			break
 		}
 	}
-	b.read(at+b.shift, len(block))
-	if try(b.shift); best < enough && b.shift != 0 {
-		b.read(at, len(block))
-		best, old = 0, nil
-		try(0)
+	if b.missed >= patient {
+		return nil, 0
 	}
-	if best < enough && b.missed < patient {
-		for i := range anchors {
-			a := block[i*len(block)/anchors:]
-			if len(a) < stretch || constant(a[:stretch]) {
-				continue
-			}
-			if found := bytes.Index(b.window, a[:stretch]); found >= 0 {
-				try(b.reading + int64(found-i*len(block)/anchors) - at)
-			}
-		}
-	}
-	if best < enough {
+	if old, from = b.search(block, at); old == nil {
 		b.missed++
 		return nil, 0
 	}
@@ -136,35 +125,50 @@ func (b *Base) alike(block []byte, at int64) (old []byte, from int64) {
 	return old, from
 }
 
-// read reads what is around the n bytes at an offset of the base.
-func (b *Base) read(at int64, n int) {
-	b.reading = max(0, at-reach)
-	if b.window == nil {
-		b.window = make([]byte, 0, wire.BlockSize+2*reach)
+// search looks for a few stretches of a block around its place.
+func (b *Base) search(block []byte, at int64) (old []byte, from int64) {
+	begin := max(0, at-reach)
+	b.window = b.read(b.window, begin, len(block)+2*reach)
+	for i := range anchors {
+		in := i * len(block) / anchors
+		if len(block)-in < stretch || constant(block[in:in+stretch]) {
+			continue
+		}
+		found := bytes.Index(b.window, block[in:in+stretch]) - in
+		if found < 0 {
+			continue
+		}
+		if old = b.window[found:min(found+len(block), len(b.window))]; same(block, old) {
+			return old, begin + int64(found)
+		}
 	}
-	got, err := b.R.ReadAt(b.window[:min(cap(b.window), n+2*reach)], b.reading)
+	return nil, 0
+}
+
+// read reads up to n bytes of the base into buf. None is what cannot be read.
+func (b *Base) read(buf []byte, at int64, n int) []byte {
+	if cap(buf) < n {
+		buf = make([]byte, n)
+	}
+	if at < 0 {
+		return buf[:0]
+	}
+	got, err := b.R.ReadAt(buf[:n], at)
 	if err != nil && !errors.Is(err, io.EOF) {
-		got = 0 // then there is no base, and the block goes without
+		return buf[:0]
 	}
-	b.window = b.window[:got]
+	return buf[:got]
 }
 
-// at is what was read of the n bytes at an offset; nil: nothing.
-func (b *Base) at(at int64, n int) []byte {
-	at -= b.reading
-	if at < 0 || at >= int64(len(b.window)) {
-		return nil
-	}
-	return b.window[at:min(int64(len(b.window)), at+int64(n))]
-}
-
-func equal(a, b []byte) (n int) {
-	for i := range b {
-		if a[i] == b[i] {
+// same says whether old bytes are alike.
+func same(block, old []byte) bool {
+	n := 0
+	for i := 0; i < len(old); i += sample {
+		if block[i] == old[i] {
 			n++
 		}
 	}
-	return n
+	return n > len(block)/sample/enough
 }
 
 func constant(b []byte) bool { return bytes.Count(b, b[:1]) == len(b) }
