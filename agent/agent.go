@@ -64,6 +64,7 @@ type agent struct {
 	uplink   *uplink.Uplink
 	loop     *update.Loop
 	director *director
+	settings *settings
 	stations stations
 	changed  chan struct{} // 1: the reported document has something new
 
@@ -77,7 +78,7 @@ type agent struct {
 
 // Run is an agent from its start to the end of ctx. It returns an error for what
 // no waiting can mend: a data folder that cannot be used, a link that is
-// configured wrongly.
+// configured wrongly; ErrReconfigured when it is to be called again.
 func Run(ctx context.Context, c Config) error {
 	a := &agent{Config: c, stations: stations{}, changed: make(chan struct{}, 1), probed: make(chan struct{})}
 	if err := a.build(); err != nil {
@@ -91,6 +92,7 @@ func Run(ctx context.Context, c Config) error {
 	defer unlink()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	a.settings.restart = func() { cancel(ErrReconfigured) }
 	var links, rest sync.WaitGroup
 	var linkErr error
 	links.Go(func() {
@@ -115,6 +117,9 @@ func Run(ctx context.Context, c Config) error {
 	unlink()
 	links.Wait()
 	a.Log.Info().Msg("agent ends")
+	if linkErr == nil && errors.Is(context.Cause(ctx), ErrReconfigured) {
+		return ErrReconfigured
+	}
 	return linkErr
 }
 
@@ -129,6 +134,9 @@ func (a *agent) build() error {
 	}
 	blobs, err := blob.Open(filepath.Join(a.File.Data, "blobs"), a.FS)
 	if err != nil {
+		return err
+	}
+	if err := a.configure(state, blobs); err != nil {
 		return err
 	}
 	a.Engines = a.ladders()
@@ -147,12 +155,15 @@ func (a *agent) build() error {
 	}
 	c := update.Config{
 		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
-		Fetcher: fetcher{a}, Installer: a.stations, Steps: a.uplink, Log: a.Log,
+		Fetcher: fetcher{a}, Installer: installer{a.stations, a.settings}, Steps: a.uplink, Log: a.Log,
 		Changed: func() { poke(a.changed) }, Floor: a.Floor, Vitals: a.stations.vitals,
 		Temperature: func() *float64 { return health.Temperature(a.Root) },
 	}
 	if vouch != nil {
 		c.Voucher = vouch
+	}
+	if r := a.settings.release; r != "" {
+		c.Running = map[string]wire.Digest{wire.ConfigPipeline: r}
 	}
 	a.loop = update.New(c)
 	a.director = &director{voucher: vouch, take: a.desire, refuse: a.disbelieve, now: a.loop.Now, wake: make(chan struct{}, 1),
@@ -175,7 +186,10 @@ func (a *agent) station(p PipelineFile, start string) *station {
 	}
 	s := &station{file: p, open: o}
 	if p.Model == "" {
-		s.note = func(release wire.Digest, r update.Run) { a.loop.Note(p.Name, release, r) }
+		s.note = func(release wire.Digest, r update.Run) {
+			a.loop.Note(p.Name, release, r)
+			a.judge(p.Name, r.Err)
+		}
 	}
 	log := a.Log.With().Str("pipeline", p.Name).Logger()
 	s.pipe = pipeline.New(pipeline.Config{

@@ -145,8 +145,12 @@ func (w *world) release(name, version string, model []byte, golden ...release.Go
 
 // desire publishes what the fleet wants of pipeline fleet.
 func (w *world) desire(rev uint64, r wire.DesiredRelease) {
+	w.desireAll(rev, map[string]wire.DesiredRelease{"fleet": r})
+}
+
+func (w *world) desireAll(rev uint64, all map[string]wire.DesiredRelease) {
 	b, err := json.Marshal(wire.Desired{Signatures: []json.RawMessage{}, Signed: wire.DesiredSigned{
-		V: wire.Version, Rev: rev, Device: "pi-1", Pipelines: map[string]wire.DesiredRelease{"fleet": r},
+		V: wire.Version, Rev: rev, Device: "pi-1", Pipelines: all,
 		Config: wire.DesiredConfig{Results: []string{"*"}},
 	}})
 	if err != nil {

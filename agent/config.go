@@ -34,6 +34,9 @@ type File struct {
 	Delegates     []DelegateFile                        // libraries that run TFLite models, for external:<library>
 	Settings      map[hal.Accelerator]map[string]string // of accelerators, by their own names
 	Pipelines     []PipelineFile
+
+	source *configDecoder // that has read it; nil: a program made it
+	tree   *yaml.Node     // what it has read
 }
 
 // DelegateFile is an external TFLite delegate: the way to a vendor's accelerator.
@@ -47,6 +50,7 @@ type DelegateFile struct {
 // the identity in its data folder, which joining puts there.
 type FleetFile struct {
 	Disabled bool
+	NoConfig bool   // releases of configuration are not taken
 	URL      string // of the broker, mqtts://host:port; "" for the one named at joining
 }
 
@@ -114,8 +118,17 @@ func ParseFile(name, folder string, b []byte) (*File, error) {
 
 func parseFile(name, folder string, b []byte, stat func(string) (fs.FileInfo, error)) (*File, error) {
 	d := &configDecoder{name: name, folder: folder, stat: stat}
-	f := &File{Data: DefaultData, Log: "info"}
-	if root := d.document(b); root != nil {
+	root := d.document(b)
+	if root == nil && len(d.errs) == 0 {
+		root = &yaml.Node{Kind: yaml.MappingNode, Line: 1, Column: 1} // an empty file
+	}
+	return d.read(root)
+}
+
+// read reads a tree; nil is one that could not be parsed.
+func (d *configDecoder) read(root *yaml.Node) (*File, error) {
+	f := &File{Data: DefaultData, Log: "info", source: d, tree: root}
+	if root != nil {
 		d.object("the configuration", d.fileFields(f))(root)
 		d.checkModels(f, root)
 	}
@@ -169,6 +182,7 @@ func (d *configDecoder) fileFields(f *File) fields {
 		"health_seconds": d.integer(&f.HealthSeconds, 5, 86400),
 		"fleet": d.object("fleet", fields{
 			"enabled": d.not(&f.Fleet.Disabled),
+			"config":  d.not(&f.Fleet.NoConfig),
 			"url":     d.broker(&f.Fleet.URL, "mqtts", "wss"),
 		}),
 		"home":         d.home(&f.Home),
@@ -202,7 +216,7 @@ func (d *configDecoder) pipelines(to *[]PipelineFile) field {
 	return func(n *yaml.Node) {
 		d.eachKey(n, "pipelines", func(key, value *yaml.Node) {
 			p := PipelineFile{Accelerator: hal.Auto}
-			d.id(&p.Name)(key)
+			d.pipelineName(&p.Name)(key)
 			d.object("pipeline "+key.Value, d.pipelineFields(&p))(value)
 			d.checkDevice(&p, value)
 			if p.Source.Type == "" && value.Kind == yaml.MappingNode && child(value, "source") == nil {
@@ -213,6 +227,18 @@ func (d *configDecoder) pipelines(to *[]PipelineFile) field {
 		if len(*to) > wire.MaxPipelines {
 			d.errorf(n, "%d pipelines, limit %d", len(*to), wire.MaxPipelines)
 		}
+	}
+}
+
+// pipelineName reads a pipeline's name. One is taken: by configuration that comes from
+// the fleet.
+func (d *configDecoder) pipelineName(to *string) field {
+	return func(n *yaml.Node) {
+		if n.Value == wire.ConfigPipeline {
+			d.errorf(n, "no pipeline can be called %s: a fleet's configuration goes by that name", wire.ConfigPipeline)
+			return
+		}
+		d.id(to)(n)
 	}
 }
 

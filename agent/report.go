@@ -70,6 +70,9 @@ func (a *agent) helloPipelines() []wire.HelloPipeline {
 	for _, p := range a.File.Pipelines {
 		list = append(list, wire.HelloPipeline{Name: p.Name, Source: p.Source.Type, Pinned: p.Model != ""})
 	}
+	if a.Fleet != nil {
+		list = append(list, wire.HelloPipeline{Name: wire.ConfigPipeline, Pinned: a.settings.local.closed()})
+	}
 	return list
 }
 
@@ -175,6 +178,9 @@ const watchTime = time.Second
 func (a *agent) watch(ctx context.Context) {
 	works, faults, runs := map[string]bool{}, map[string]wire.Fault{}, map[string][2]string{}
 	for sleep(ctx, watchTime) {
+		if f := a.blind(); f != nil {
+			a.loop.Note(wire.ConfigPipeline, a.settings.release, update.Run{Err: &hal.Error{Code: hal.Code(f.Code), Text: f.Text}})
+		}
 		for name, s := range a.stations {
 			var f wire.Fault
 			if now := s.fault(); now != nil {

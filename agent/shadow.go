@@ -17,7 +17,11 @@ import (
 
 // vitals are how the model at work in a pipeline does.
 func (s stations) vitals(name string) update.Vitals {
-	l, _ := s[name].working()
+	st := s[name]
+	if st == nil { // a configuration
+		return update.Vitals{}
+	}
+	l, _ := st.working()
 	if l == nil {
 		return update.Vitals{}
 	}

@@ -49,6 +49,16 @@ func serve(ctx context.Context, config string) error {
 		return err
 	}
 	log := logger(os.Stderr, file.Log)
+	for {
+		if err := serveOnce(ctx, file, log); !errors.Is(err, agent.ErrReconfigured) {
+			return err
+		}
+	}
+}
+
+// serveOnce runs the agent until it is interrupted, or its fleet has configured it
+// otherwise.
+func serveOnce(ctx context.Context, file *agent.File, log zerolog.Logger) error {
 	c, renew, err := assemble(file, log)
 	if err != nil {
 		return err

@@ -70,7 +70,7 @@ func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err
 	if err != nil {
 		return nil, got, err
 	}
-	v, _, err := release.Pick(m, j.l.c.Board())
+	v, err := j.pick(m)
 	if err != nil {
 		return nil, got, err
 	}
@@ -81,6 +81,36 @@ func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err
 	n, err = j.haveAll(ctx, m.FilesOf(v))
 	return slot, got + n, err
 }
+
+// configEngine stands where a model's slot names its engine.
+const configEngine = "config"
+
+// pick chooses the file of a release that this board is to have, and notes why better
+// ones do not fit. A configuration has one file.
+func (j *journey) pick(m *release.Manifest) (release.Variant, error) {
+	if config := j.name == wire.ConfigPipeline; config != (m.Config != nil) {
+		what := "a model, and no configuration"
+		if m.Config != nil {
+			what = "configuration, and goes to the pipeline " + wire.ConfigPipeline
+		}
+		return release.Variant{}, &hal.Error{Code: hal.CodeTarget, Text: fmt.Sprintf("%s %s is a release of %s", m.Name, m.Version, what)}
+	}
+	if m.Config != nil {
+		return release.Variant{Engine: configEngine, File: *m.Config}, nil
+	}
+	v, refusals, err := release.Pick(m, j.l.c.Board())
+	var refused []wire.Fault
+	for _, r := range refusals[:min(len(refusals), maxRefused)] {
+		refused = append(refused, wire.Fault{Code: string(r.Code), Text: clip(r.Text)})
+	}
+	j.mu.Lock()
+	j.refused = refused
+	j.mu.Unlock()
+	return v, err
+}
+
+// maxRefused is how many files that do not fit are reported.
+const maxRefused = 8
 
 // vouched asks whether a release may run, once what people have signed last is here.
 // Where that cannot be had, or does not verify, what they signed before decides.
@@ -299,6 +329,9 @@ func (j *journey) files(ctx context.Context, slot *slots.Slot) (Files, error) {
 	if err != nil {
 		return Files{}, err
 	}
+	if m.Config != nil && slot.Engine == configEngine {
+		return Files{Slot: *slot, Manifest: m, blobs: j.l.c.Blobs}, nil
+	}
 	for _, v := range m.Variants {
 		if v.File.SHA256 == string(slot.Model) && v.Engine == slot.Engine {
 			return Files{Slot: *slot, Manifest: m, Variant: v, blobs: j.l.c.Blobs}, nil
@@ -383,13 +416,8 @@ func (j *journey) stillVouched(ctx context.Context, slot *slots.Slot) error {
 // doSwitch puts the candidate to work. Its results count from before the switch
 // on, so that none is missed; the old release's have another digest.
 func (j *journey) doSwitch(ctx context.Context) {
-	p := j.pipeline()
-	slot := p.Candidate
-	vitals, temp := j.l.c.Vitals(j.name), j.l.c.Temperature()
-	j.mu.Lock()
-	j.trial, j.since, j.score, j.enough = slot.Release, time.Now(), Probation{}, enough(j.limits())
-	j.record.freeze(p.Active, slot.Release, vitals, temp, p.Exec.Evidence)
-	j.mu.Unlock()
+	slot := j.pipeline().Candidate
+	j.beginTrial()
 	accel := j.warm.Info().Accelerator
 	var err error
 	if v := j.l.c.Voucher; v != nil {
@@ -429,6 +457,16 @@ func (j *journey) runs(slot *slots.Slot, accel hal.Accelerator) {
 	j.accel, j.trouble = accel, nil
 	j.mu.Unlock()
 	j.l.c.Changed()
+}
+
+// beginTrial counts what runs of the candidate come to.
+func (j *journey) beginTrial() {
+	p := j.pipeline()
+	vitals, temp := j.l.c.Vitals(j.name), j.l.c.Temperature()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.trial, j.since, j.score, j.enough = p.Candidate.Release, time.Now(), Probation{}, enough(j.limits())
+	j.record.freeze(p.Active, p.Candidate.Release, vitals, temp, p.Exec.Evidence)
 }
 
 func (j *journey) endTrial() {

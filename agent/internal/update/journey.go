@@ -50,6 +50,7 @@ type journey struct {
 	enough  int             // good results that may end it
 	accel   hal.Accelerator // in use
 	trouble *wire.Fault     // of getting the active release to run
+	refused []wire.Fault    // why better files of the last release do not fit
 	pending *wire.Fault     // what the execution waits for, where somebody should know
 	percent int             // of the download
 	record  record
@@ -103,12 +104,15 @@ func (j *journey) run(ctx context.Context) {
 // execution stands: the step may have been lost. It returns false to be called again.
 func (j *journey) start() bool {
 	p := j.pipeline()
+	j.running = j.l.c.Running[j.name]
 	if p.Over() {
 		j.emit(p, 0, 0)
 		return true
 	}
-	switch p.Exec.State {
-	case wire.SelfTesting, wire.Shadowing, wire.Switching, wire.Probation:
+	if onTrial(p, Observed{Running: j.running}) {
+		j.beginTrial()
+	}
+	if OnTrial(p) && j.name != wire.ConfigPipeline { // that one was counted before it was read
 		if err := j.save(func(s slots.State) slots.State { return s.With(j.name, s.Pipelines[j.name].Booted()) }); err != nil {
 			j.rare.Error().Err(err).Msg("state not saved")
 			return false
@@ -116,6 +120,28 @@ func (j *journey) start() bool {
 	}
 	j.emit(p, 0, 0)
 	return true
+}
+
+// OnTrial says whether an agent that starts finds a release in the middle of its trial.
+func OnTrial(p slots.Pipeline) bool {
+	if p.Exec == nil || p.Candidate == nil {
+		return false
+	}
+	switch p.Exec.State {
+	case wire.SelfTesting, wire.Shadowing, wire.Switching, wire.Probation:
+		return true
+	}
+	return false
+}
+
+// AtStart is the release that an agent which starts has to begin with, where it cannot
+// exchange it while it runs; nil for none. The one on trial is, until something speaks
+// against it.
+func AtStart(p slots.Pipeline) *slots.Slot {
+	if OnTrial(p) && (p.Exec.State == wire.Switching || p.Exec.State == wire.Probation) && p.Exec.Fault == nil && p.Exec.Boots < maxBoots {
+		return p.Candidate
+	}
+	return p.Active
 }
 
 func (j *journey) pipeline() slots.Pipeline { return j.l.c.State.State().Pipelines[j.name] }
@@ -134,6 +160,9 @@ func (j *journey) next() Step {
 		RestoreErr: j.restore.err, RestoreTries: j.restore.tries, RestoreWait: j.restore.wait()}
 	if j.pinned {
 		o.Refuse = fault(hal.CodePipeline, "the model of pipeline %s is named by the board's own configuration", j.name)
+		if j.name == wire.ConfigPipeline {
+			o.Refuse = fault(hal.CodePipeline, "the board's own configuration takes none from its fleet (fleet.config)")
+		}
 	}
 	var vitals Vitals
 	var temp *float64
@@ -267,13 +296,13 @@ func (j *journey) note(release wire.Digest, r Run) {
 }
 
 // seen is what Reported says besides the state.
-func (j *journey) seen() (accelerator string, trouble *wire.Fault) {
+func (j *journey) seen() (accelerator string, refused []wire.Fault, trouble *wire.Fault) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.trouble == nil {
-		return string(j.accel), j.pending
+		return string(j.accel), j.refused, j.pending
 	}
-	return string(j.accel), j.trouble
+	return string(j.accel), j.refused, j.trouble
 }
 
 // say keeps what an execution waits for, and says it once.

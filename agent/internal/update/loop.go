@@ -36,6 +36,9 @@ type Config struct {
 	// its end; 0 means 20 and 30 s.
 	ProbationResults int
 	ProbationWindow  time.Duration
+	// Running is the releases that run when the loop starts, by pipeline: of those that
+	// cannot be exchanged without starting again.
+	Running map[string]wire.Digest
 	// Changed is called whenever Reported has something new. It may not block.
 	Changed func()
 	// Voucher says which releases may run; nil: the fleet's word is enough.
@@ -260,7 +263,7 @@ func (l *Loop) Reported() wire.Reported {
 		p := s.Pipelines[name]
 		rp := wire.ReportedPipeline{Active: p.Active.Reported(), Previous: p.Previous.Reported(), Candidate: p.Candidate.Reported(),
 			Pinned: j.pinned}
-		rp.Accelerator, rp.Fault = j.seen()
+		rp.Accelerator, rp.Refused, rp.Fault = j.seen()
 		if e := p.Exec; e != nil {
 			rp.Execution, rp.State, rp.Evidence = e.Want.Execution, e.State, e.Evidence
 			if e.Fault != nil {

@@ -359,7 +359,7 @@ func blames(code hal.Code) bool {
 	switch code {
 	case hal.CodeModelEmpty, hal.CodeModelFormat, hal.CodeModelShort, hal.CodeHash, hal.CodeHashAtRest, hal.CodeLength,
 		hal.CodeOp, hal.CodeRuntime, hal.CodeTensor, hal.CodeShape, hal.CodeLabels,
-		hal.CodeCrash, hal.CodeTimeout, hal.CodeMemory, hal.CodeInvoke, hal.CodeGolden, hal.CodeManifest:
+		hal.CodeCrash, hal.CodeTimeout, hal.CodeMemory, hal.CodeInvoke, hal.CodeGolden, hal.CodeManifest, hal.CodeConfig:
 		return true
 	}
 	return false
