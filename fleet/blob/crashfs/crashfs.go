@@ -1,13 +1,17 @@
 // Package crashfs is a file system in memory whose power can be cut at any
 // operation, for tests of what must survive that. After a cut, what was synced is
 // there; of the rest each 512-byte sector, each file's length and each change of
-// a name is there or not, as a seed decides. It touches nothing outside itself.
+// a name is there or not, as a seed decides: with a journal, which keeps changes of
+// names in their order, or in any order. It touches nothing outside itself.
 package crashfs
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
@@ -48,10 +52,24 @@ type inode struct {
 	live, durable []byte
 }
 
-// A change of a name: to an inode, or away (nil).
+// A change of a name: to an inode, or away (nil). A rename is one change: it takes
+// another name away, or does not happen.
 type change struct {
 	name string
 	to   *inode
+	from string // "": of no rename
+}
+
+// apply makes the change in names.
+func (c change) apply(names map[string]*inode) {
+	if c.from != "" {
+		delete(names, c.from)
+	}
+	if c.to == nil {
+		delete(names, c.name)
+		return
+	}
+	names[c.name] = c.to
 }
 
 // New makes an empty file system.
@@ -109,7 +127,8 @@ func (f *FS) Flip(name string, bit int) bool {
 
 // Crash returns what a restart finds: a new file system, everything in it
 // durable. Seed 0 loses all that was not synced, seed 1 nothing; any other
-// decides by chance.
+// decides by chance: of the changes of names an even one keeps a first part, an odd
+// one any of them.
 func (f *FS) Crash(seed uint64) *FS {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -131,24 +150,37 @@ func (f *FS) Crash(seed uint64) *FS {
 	for name, i := range f.durable {
 		names[name] = i
 	}
-	// A journal keeps changes of names in their order: a first part survives.
-	for _, c := range f.pending[:some(len(f.pending))] {
-		names[c.name] = c.to
-	}
-	// By sorted name, so that a seed always means the same.
-	sorted := make([]string, 0, len(names))
-	for name, i := range names {
-		if i != nil {
-			sorted = append(sorted, name)
+	if seed < 2 || seed%2 == 0 {
+		for _, c := range f.pending[:some(len(f.pending))] {
+			c.apply(names)
+		}
+	} else {
+		for _, c := range f.pending {
+			if some(1) == 1 {
+				c.apply(names)
+			}
 		}
 	}
-	slices.Sort(sorted)
-	for _, name := range sorted {
+	// By sorted name, so that a seed always means the same.
+	for _, name := range slices.Sorted(maps.Keys(names)) {
 		data := names[name].survivor(some)
 		i := &inode{live: data, durable: slices.Clone(data)}
 		after.live[name], after.durable[name] = i, i
 	}
 	return after
+}
+
+// Sum is a checksum of all that is on the disk, names and contents: of what a restart
+// finds when every change of it was synced, as after Crash.
+func (f *FS) Sum() (sum [sha256.Size]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(f.live)) {
+		fmt.Fprintf(h, "%s\n%d\n", name, len(f.live[name].live))
+		h.Write(f.live[name].live)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // survivor is the content of a file after a cut: of every sector and of the
@@ -194,13 +226,9 @@ func (f *FS) down() error {
 	return nil
 }
 
-func (f *FS) name(name string, i *inode) {
-	if i == nil {
-		delete(f.live, name)
-	} else {
-		f.live[name] = i
-	}
-	f.pending = append(f.pending, change{name, i})
+func (f *FS) change(c change) {
+	c.apply(f.live)
+	f.pending = append(f.pending, c)
 }
 
 // Create makes or empties a file.
@@ -217,7 +245,7 @@ func (f *FS) Create(name string) (blob.File, error) {
 		i.live = nil
 	} else if do {
 		i = &inode{}
-		f.name(name, i)
+		f.change(change{name: name, to: i})
 	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: err}
@@ -256,8 +284,7 @@ func (f *FS) Rename(old, new string) error {
 	}
 	do, err := f.begin()
 	if do {
-		f.name(new, i)
-		f.name(old, nil)
+		f.change(change{new, i, old})
 	}
 	return err
 }
@@ -273,7 +300,7 @@ func (f *FS) Remove(name string) error {
 	do, err := f.begin()
 	if do {
 		f.free += min(int64(len(f.live[name].live)), math.MaxInt64-f.free)
-		f.name(name, nil)
+		f.change(change{name: name})
 	}
 	return err
 }
@@ -342,13 +369,10 @@ func (f *FS) SyncDir(dir string) error {
 	}
 	var rest []change
 	for _, c := range f.pending {
-		switch {
-		case filepath.Dir(c.name) != dir:
+		if filepath.Dir(c.name) == dir {
+			c.apply(f.durable)
+		} else {
 			rest = append(rest, c)
-		case c.to == nil:
-			delete(f.durable, c.name)
-		default:
-			f.durable[c.name] = c.to
 		}
 	}
 	f.pending = rest
