@@ -60,6 +60,7 @@ type world struct {
 	mu      sync.Mutex
 	steps   []wire.ExecStep
 	results map[string][]wire.Result // by topic
+	most    int                      // blocks that were asked for at once
 }
 
 func newWorld(t *testing.T) *world {
@@ -109,6 +110,7 @@ func (w *world) serve(ask []byte) {
 		w.t.Error(err)
 		return
 	}
+	w.most = max(w.most, blob.Bitmap(g.Bits).Count())
 	data := w.blobs[g.SHA]
 	for n, sent := g.From, 0; n < blob.Blocks(int64(len(data))) && sent < g.Max; n++ {
 		if !blob.Bitmap(g.Bits).Has(n - g.From) {
@@ -315,6 +317,41 @@ func TestInstallFromHome(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if m := model("fleet"); m.Installed != "1.1.0" || m.Latest != "1.1.0" || m.InProgress {
 			t.Errorf("the house sees %+v", m)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	})
+}
+
+// A download at a rate keeps to it over the real link, and never asks for more than a
+// second's worth.
+func TestRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w := newWorld(t)
+		w.run(ctx)
+		stop := w.board(ctx, newEngine(), zerolog.Nop())
+		r := w.release("birds", "1.0.0", picture(strings.Repeat("v1", 20*wire.BlockSize)))
+		r.Rate = 4 * wire.BlockSize
+		w.desire(1, r)
+		if s := w.await(r.Execution); s.State != wire.Succeeded {
+			t.Fatalf("got %+v", s)
+		}
+		at := map[wire.ExecState]time.Time{}
+		for _, s := range w.steps {
+			if s.Done == 0 {
+				at[s.State] = s.TS
+			}
+		}
+		// 41 blocks, the first four at once, four a second then.
+		if took := at[wire.Verifying].Sub(at[wire.Downloading]); took < 8*time.Second || took > 11*time.Second {
+			t.Errorf("took %s", took)
+		}
+		if w.most > 4 || w.most == 0 {
+			t.Errorf("asked for %d blocks at once", w.most)
 		}
 		if err := stop(); err != nil {
 			t.Error(err)
