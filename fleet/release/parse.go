@@ -210,6 +210,19 @@ func (m *Manifest) Files() []File {
 	return files
 }
 
+// Named lists the files by name: one content may have several names, in one order.
+func (m *Manifest) Named() []File {
+	var list []File
+	seen := map[string]bool{}
+	for _, f := range m.files() {
+		if !seen[f.Name] {
+			seen[f.Name] = true
+			list = append(list, *f)
+		}
+	}
+	return list
+}
+
 // files are all mentions of a file, to be read or filled in.
 func (m *Manifest) files() []*File {
 	var files []*File

@@ -149,3 +149,21 @@ func TestSchemaKeys(t *testing.T) {
 		}
 	}
 }
+
+// What people get to change is short, and says the same.
+func TestShort(t *testing.T) {
+	m, err := release.Parse(examples(t, "good/canonical-full")["canonical-full"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := release.Parse(m.Short()); err != nil || again.Digest() != m.Digest() {
+		t.Errorf("%s\nis not what it was: %v", m.Short(), err)
+	}
+	odd := `a "quoted" \ name, [ 1` // that looks like what is taken out
+	bare := release.Manifest{V: 1, Variants: []release.Variant{{File: release.File{Name: odd}}}, Decode: release.Decode{Mean: []float32{-1.5, 1e-9}, Std: []float32{1, 2}}}
+	want := "{\n  \"v\": 1,\n  \"name\": \"\",\n  \"version\": \"\",\n  \"task\": \"\",\n  \"variants\": [\n    {\n      \"engine\": \"\",\n      \"file\": " +
+		`{"name": "a \"quoted\" \\ name, [ 1"}` + "\n    }\n  ],\n  \"decode\": {\n    \"mean\": [-1.5, 1e-9],\n    \"std\": [1, 2]\n  }\n}\n"
+	if got := string(bare.Short()); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}

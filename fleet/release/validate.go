@@ -293,3 +293,6 @@ func dotted(s string) bool {
 	}
 	return true
 }
+
+// ValidRuntime says whether a version may be a variant's MinRuntime.
+func ValidRuntime(version string) bool { return numbers(version) != nil }

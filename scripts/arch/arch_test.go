@@ -89,7 +89,7 @@ var arrows = []struct{ room, may string }{
 	{"fleet/internal/api/v1", ""},
 	{"fleet/internal/...", "fleet/blob fleet/release fleet/trust fleet/window hal/modelfile"},
 	{"fleet/cmd/covey-fleet", "fleet"},
-	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch"},
+	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch hal/ladder hal/runner"},
 	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/trust fleet/link/..."},
 
 	{"firmware/...", ""},

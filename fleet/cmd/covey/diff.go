@@ -10,20 +10,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/covey-edge/covey/fleet/release"
-	"github.com/covey-edge/covey/fleet/wire"
-	"github.com/covey-edge/covey/hal"
-	"github.com/covey-edge/covey/hal/modelfile"
 	"github.com/covey-edge/covey/hal/task"
 )
 
 // A described release is what its consumers see of it.
 type described struct {
-	name, version, task string
-	labels              []string // by class
-	inputs, outputs     []hal.TensorInfo
-	decode              release.Decode
-	digest              wire.Digest
-	size                int64
+	name, task, kind string
+	labels           []string // by class
+	inputs, outputs  []release.Tensor
+	decode           release.Decode
+	variants         []release.Variant
+	lines            []string // of a configuration
+	size             int64
 }
 
 // A change is one difference between two releases. One that breaks is noticed by
@@ -36,43 +34,59 @@ type change struct {
 }
 
 func (a *app) releaseDiff() *cobra.Command {
+	var exit bool
 	c := &cobra.Command{
 		Use: "diff <old> <new>", Short: "Show what a new release changes for those who use its results", Args: cobra.ExactArgs(2),
 		Long: `Show what a new release changes for those who use its results: labels that vanish or
-mean another class, tensors of other shapes, another task. Both are folders or model
-files on this machine.`,
-		Example: "  covey release diff ./birds-1.0.0 ./birds-1.1.0",
+mean another class, entities that Home Assistant loses with them, another kind of
+result, tensors of other shapes, boards that it does not fit any more, thresholds and
+budgets. Both are folders or model files on this machine.
+
+With --exit-code the exit code is 7 when somebody may rely on what changes: for CI.`,
+		Example: "  covey release diff ./birds-1.0.0 ./birds-1.1.0\n  covey release diff --exit-code --json ./birds-1.0.0 ./birds",
 	}
+	c.Flags().BoolVar(&exit, "exit-code", false, "exit with 7 when there are changes marked !")
 	c.RunE = do(func(_ context.Context, args []string) error {
 		var list [2]described
 		for i, from := range args {
 			var err error
 			if list[i], err = describe(from); err != nil {
-				return usage("", "%s", err)
+				return err
 			}
 		}
 		changes := difference(list[0], list[1])
-		if a.json {
-			return encode(a.out, changes)
-		}
-		if len(changes) == 0 {
-			fmt.Fprintln(a.out, "nothing changes for those who use its results")
-		}
 		breaks := 0
 		for _, c := range changes {
-			word := " "
 			if c.Breaks {
 				breaks++
-				word = a.paint(red, "!")
 			}
-			fmt.Fprintln(a.out, word, clean(c.line()))
 		}
-		if breaks > 0 {
-			fmt.Fprintf(a.out, "%s: somebody may rely on the old\n", plural(breaks, "change")+" marked !")
+		if err := a.differs(changes, breaks); err != nil || breaks == 0 || !exit {
+			return err
 		}
-		return nil
+		return &failure{code: exitBreaks, what: plural(breaks, "change") + " that somebody may rely on the old of", fix: "tell them, then push it without --exit-code"}
 	})
 	return c
+}
+
+func (a *app) differs(changes []change, breaks int) error {
+	if a.json {
+		return encode(a.out, changes)
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(a.out, "nothing changes for those who use its results")
+	}
+	for _, c := range changes {
+		word := " "
+		if c.Breaks {
+			word = a.paint(red, "!")
+		}
+		fmt.Fprintln(a.out, word, clean(c.line()))
+	}
+	if breaks > 0 {
+		fmt.Fprintf(a.out, "%s: somebody may rely on the old\n", plural(breaks, "change")+" marked !")
+	}
+	return nil
 }
 
 func (c change) line() string {
@@ -85,33 +99,33 @@ func (c change) line() string {
 	return c.What + ": " + c.Old + " → " + c.New
 }
 
-// describe builds a release and opens the first of its models.
+// describe builds a release and reads what is in it.
 func describe(from string) (described, error) {
-	m, files, err := release.Build(from, release.Defaults{})
+	s, err := read(from, release.Defaults{})
 	if err != nil {
 		return described{}, err
 	}
-	first := m.Variants[0].File
-	model, err := modelfile.Open(files[wire.Digest(first.SHA256)])
+	d := described{name: s.Name, task: s.Task, kind: "configuration", labels: s.labels, decode: s.Decode, variants: s.Variants}
+	if s.Config != nil {
+		b, err := os.ReadFile(s.path(*s.Config))
+		d.lines = strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+		return d, err
+	}
+	d.size, d.kind = s.Variants[0].File.Length, "not known"
+	if s.plain() < 0 {
+		return d, nil
+	}
+	r, err := s.result()
 	if err != nil {
-		return described{}, err
+		return d, usage("", "%s: %s", from, err)
 	}
-	d := described{name: m.Name, version: m.Version, task: m.Task, inputs: model.Inputs(), outputs: model.Outputs(), decode: m.Decode, digest: m.Digest(), size: first.Length}
-	text := model.LabelFile()
-	if m.Labels != nil {
-		if text, err = os.ReadFile(files[wire.Digest(m.Labels.SHA256)]); err != nil {
-			return described{}, err
-		}
-	}
-	if len(text) > 0 {
-		d.labels, err = task.ParseLabels(text)
-	}
-	return d, err
+	d.kind, d.inputs, d.outputs = r.Kind, r.Inputs, r.Outputs
+	return d, nil
 }
 
 // difference says what differs, what breaks first.
 func difference(old, now described) []change {
-	var list []change
+	list := []change{}
 	add := func(breaks bool, what, old, now string) {
 		if old != now {
 			list = append(list, change{what, old, now, breaks})
@@ -119,14 +133,23 @@ func difference(old, now described) []change {
 	}
 	add(true, "name", old.name, now.name)
 	add(true, "task", taskName(old.task), taskName(now.task))
+	add(true, "kind of result", old.kind, now.kind)
 	list = append(list, labelChanges(old.labels, now.labels)...)
+	if gone := entities(old, now); len(gone) > 0 {
+		add(true, "entities that Home Assistant loses", "", "for each pipeline and zone the count of "+some(gone))
+	}
 	add(false, "inputs", tensorList(old.inputs), tensorList(now.inputs))
-	add(old.task != now.task || len(old.outputs) != len(now.outputs), "outputs", tensorList(old.outputs), tensorList(now.outputs))
+	add(old.task != now.task || old.kind != now.kind || len(old.outputs) != len(now.outputs), "outputs", tensorList(old.outputs), tensorList(now.outputs))
+	add(false, "decoder", old.decode.Decoder, now.decode.Decoder)
 	add(false, "threshold", fmt.Sprint(old.decode.Threshold), fmt.Sprint(now.decode.Threshold))
 	add(false, "top", fmt.Sprint(old.decode.Top), fmt.Sprint(now.decode.Top))
+	add(false, "mean and std", scaling(old.decode), scaling(now.decode))
+	list = append(list, variantChanges(old.variants, now.variants)...)
 	if old.size != now.size {
 		add(false, "size", size(old.size), size(now.size))
 	}
+	add(false, "lines of configuration that go", some(without(old.lines, now.lines)), "")
+	add(false, "lines of configuration that come", "", some(without(now.lines, old.lines)))
 	slices.SortStableFunc(list, func(a, b change) int {
 		switch {
 		case a.Breaks == b.Breaks:
@@ -137,6 +160,97 @@ func difference(old, now described) []change {
 		return 1
 	})
 	return list
+}
+
+// entities are the labels whose counts vanish from a home: one each, for the whole
+// picture and for every zone.
+func entities(old, now described) []string {
+	counted := func(d described) []string {
+		if d.kind != task.Detect && d.kind != task.Classify {
+			return nil
+		}
+		return d.labels
+	}
+	return without(counted(old), counted(now))
+}
+
+// without is what of a is not in b, each once; what is empty does not count.
+func without(a, b []string) []string {
+	var list []string
+	for _, s := range a {
+		if s != "" && !slices.Contains(b, s) && !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+func scaling(d release.Decode) string {
+	if d.Mean == nil {
+		return ""
+	}
+	return fmt.Sprint(d.Mean, d.Std)
+}
+
+// variantChanges are boards that a release is for by now, or not any more, and what
+// each is allowed.
+func variantChanges(old, now []release.Variant) []change {
+	var list []change
+	in := func(l []release.Variant, like release.Variant) *release.Variant {
+		i := slices.IndexFunc(l, func(v release.Variant) bool { return place(v) == place(like) })
+		if i < 0 {
+			return nil
+		}
+		return &l[i]
+	}
+	for _, v := range old {
+		w := in(now, v)
+		if w == nil {
+			list = append(list, change{What: "variant that vanishes", Old: place(v), Breaks: true})
+			continue
+		}
+		add := func(breaks bool, what, old, now string) {
+			if old != now {
+				list = append(list, change{what + " of " + place(v), old, now, breaks})
+			}
+		}
+		add(false, "quantisation", v.Quantisation, w.Quantisation)
+		add(w.MinRAM > v.MinRAM, "least memory of the board", bytesOf(v.MinRAM), bytesOf(w.MinRAM))
+		add(w.MinRuntime != "", "oldest runtime", v.MinRuntime, w.MinRuntime)
+		add(false, "budget of time", msOf(v.LatencyMS), msOf(w.LatencyMS))
+		add(false, "budget of memory", bytesOf(v.Memory), bytesOf(w.Memory))
+	}
+	for _, w := range now {
+		if in(old, w) == nil {
+			list = append(list, change{What: "new variant", New: place(w)})
+		}
+	}
+	return list
+}
+
+// place is which boards a variant is for.
+func place(v release.Variant) string {
+	words := []string{v.Engine}
+	for _, w := range []string{v.Accelerator, v.Arch} {
+		if w != "" {
+			words = append(words, w)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func bytesOf(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return size(n)
+}
+
+func msOf(ms float64) string {
+	if ms == 0 {
+		return ""
+	}
+	return fmt.Sprint(ms, " ms")
 }
 
 func taskName(s string) string {
@@ -187,7 +301,7 @@ func some(labels []string) string {
 	return strings.Join(labels, ", ")
 }
 
-func tensorList(list []hal.TensorInfo) string {
+func tensorList(list []release.Tensor) string {
 	var words []string
 	for _, t := range list {
 		words = append(words, fmt.Sprintf("%s%v", t.Type, t.Shape))

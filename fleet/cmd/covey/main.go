@@ -54,7 +54,8 @@ const exitCodes = `Exit codes:
   3  there is no such device, release or rollout
   4  refused: not logged in, not allowed, or no device can take it
   5  the controller cannot be reached
-  6  a rollout ended, and not every device is done`
+  6  a rollout ended, and not every device is done
+  7  covey release diff --exit-code: somebody may rely on what changes`
 
 // run runs a command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
@@ -94,7 +95,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.PersistentFlags().StringVar(&a.data, "data", "", "data folder of a controller on this machine, instead of a login")
-	root.AddCommand(a.login(), a.logout(), a.device(), a.release(), a.set(), a.rollout(), a.home(), a.token(), a.trust())
+	root.AddCommand(a.login(), a.logout(), a.device(), a.release(), a.set(), a.rollout(), a.home(), a.token(), a.trust(), a.stage())
 	return root
 }
 
@@ -106,6 +107,7 @@ const (
 	exitRefused     = 4
 	exitUnreachable = 5
 	exitRollout     = 6
+	exitBreaks      = 7
 )
 
 // A failure is an error as a person sees it: what happened and why, and what to

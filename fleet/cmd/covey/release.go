@@ -20,18 +20,18 @@ import (
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
-	"github.com/covey-edge/covey/hal/modelfile"
 )
 
 func (a *app) release() *cobra.Command {
-	return group("release", "Check, sign and push models, and look at what was pushed", a.releaseCheck(), a.releaseDiff(), a.releaseSign(), a.releasePush(), a.releaseList(), a.releaseShow())
+	return group("release", "Make, check, sign and push models, and look at what was pushed",
+		a.releaseInit(), a.releaseBuild(), a.releaseSchema(), a.releaseCheck(), a.releaseDiff(), a.releaseSign(), a.releasePush(), a.releaseList(), a.releaseShow())
 }
 
 func (a *app) releasePush() *cobra.Command {
 	var d release.Defaults
 	var labelFile string
 	c := &cobra.Command{
-		Use: "push <folder|file.tflite>", Short: "Push a model to the controller", Args: cobra.ExactArgs(1),
+		Use: "push <folder|file>", Short: "Push a model to the controller", Args: cobra.ExactArgs(1),
 		Long: `Push a model to the controller. A folder holds the model files, perhaps labels.txt,
 perhaps a release.json that says more. Files that the controller has are not sent
 again, and a push that was cut goes on where it ended. Nothing changes on any
@@ -45,13 +45,11 @@ board until covey set.`,
 	c.Flags().StringVar(&d.Task, "task", "", "classify, detect or raw; default: from the model")
 	c.Flags().StringVar(&labelFile, "labels", "", "text file with a label a line; default: from the model")
 	c.RunE = do(func(ctx context.Context, args []string) error {
-		m, files, err := release.Build(args[0], d)
+		s, err := read(args[0], d)
 		if err != nil {
-			return usage("", "%s", err)
+			return err
 		}
-		if err := readable(m, files); err != nil {
-			return usage("", "%s", err)
-		}
+		m, files := s.Manifest, s.files
 		if labelFile != "" {
 			if err := addLabels(m, files, labelFile); err != nil {
 				return err
@@ -78,20 +76,6 @@ board until covey set.`,
 		return a.said(info, "pushed %s  %s  %s\n", info.Release, info.Digest.Short(), size(info.Size))
 	})
 	return c
-}
-
-// readable opens the models: a web page or half a file is noticed here, before it
-// is noticed on a thousand boards.
-func readable(m *release.Manifest, files map[wire.Digest]string) error {
-	for _, v := range m.Variants {
-		if v.Engine != "tflite" {
-			continue
-		}
-		if _, err := modelfile.Open(files[wire.Digest(v.File.SHA256)]); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // maxLabels bounds a label file, bytes.

@@ -551,7 +551,7 @@ func (a *app) releaseSign() *cobra.Command {
 	var d release.Defaults
 	var dir string
 	c := &cobra.Command{
-		Use: "sign <folder|file.tflite>", Short: "Let a release run, with your signature", Args: cobra.ExactArgs(1),
+		Use: "sign <folder|file>", Short: "Let a release run, with your signature", Args: cobra.ExactArgs(1),
 		Long: `Let a release run, with your signature: what is named is its digest, so that each file
 of it is meant to the last bit. Where two have to sign, the second does the same with
 the same folder, or signs what the first has let in: covey trust sign.`,
@@ -562,7 +562,7 @@ the same folder, or signs what the first has let in: covey trust sign.`,
 	c.Flags().StringVar(&d.Name, "name", "", "name; default: the file's or folder's")
 	c.Flags().StringVar(&d.Version, "version", "", "version, like 1.2.0; default: made from the hash")
 	c.RunE = do(func(ctx context.Context, args []string) error {
-		t, err := targetOf(args[0], d)
+		s, err := read(args[0], d)
 		if err != nil {
 			return err
 		}
@@ -570,7 +570,7 @@ the same folder, or signs what the first has let in: covey trust sign.`,
 		if err != nil {
 			return err
 		}
-		if err := r.Allow(t, a.now()); err != nil {
+		if err := r.Allow(s.target(), a.now()); err != nil {
 			return &failure{code: exitRefused, what: err.Error()}
 		}
 		done, err := a.sign(ctx, r, f)
@@ -582,48 +582,71 @@ the same folder, or signs what the first has let in: covey trust sign.`,
 	return c
 }
 
-// targetOf is what is signed of a release.
-func targetOf(from string, d release.Defaults) (trust.Target, error) {
-	m, files, err := release.Build(from, d)
-	if err == nil {
-		err = readable(m, files)
-	}
-	if err != nil {
-		return trust.Target{}, usage("", "%s", err)
-	}
-	return trust.Target{Name: trust.TargetName(m.Name, m.Version), Length: int64(len(m.Canonical())), SHA256: string(m.Digest())}, nil
+// target is what is signed of a release.
+func (s *source) target() trust.Target {
+	return trust.Target{Name: trust.TargetName(s.Name, s.Version), Length: int64(len(s.Canonical())), SHA256: string(s.Digest())}
 }
 
 // releaseCheck is covey release check.
 func (a *app) releaseCheck() *cobra.Command {
 	var d release.Defaults
 	var dir string
+	var run bool
 	c := &cobra.Command{
-		Use: "check <folder|file.tflite>", Short: "Check a release before it is pushed", Args: cobra.ExactArgs(1),
+		Use: "check <folder|file>", Short: "Check a release before it is pushed", Args: cobra.ExactArgs(1),
 		Long: `Check a release before it is pushed: its manifest, its files, its models, and with
 --trust whether enough of the right keys have signed it, as a board would see it that
-knows the first root alone.`,
-		Example: "  covey release check ./birds\n  covey release check ./birds --trust trust",
+knows the first root alone. With --run its golden samples are run here, on the plain
+CPU, as a board does before it switches.`,
+		Example: "  covey release check ./birds --run\n  covey release check ./birds --trust trust",
 	}
 	c.Flags().StringVar(&dir, "trust", "", "folder of what was signed; \"\": signatures are not looked at")
+	c.Flags().BoolVar(&run, "run", false, "run the golden samples")
 	c.Flags().StringVar(&d.Name, "name", "", "name; default: the file's or folder's")
 	c.Flags().StringVar(&d.Version, "version", "", "version, like 1.2.0; default: made from the hash")
-	c.RunE = do(func(_ context.Context, args []string) error {
-		t, err := targetOf(args[0], d)
+	c.RunE = do(func(ctx context.Context, args []string) error {
+		s, err := read(args[0], d)
 		if err != nil {
 			return err
 		}
-		state := "not asked"
+		t := s.target()
+		said := map[string]any{"release": t.Name, "digest": t.SHA256, "length": t.Length, "signed": dir != ""}
+		words := "signed: not asked"
 		if dir != "" {
 			if err := a.signedAs(dir, t); err != nil {
 				return err
 			}
-			state = "yes"
+			words = "signed: yes"
 		}
-		return a.said(map[string]any{"release": t.Name, "digest": t.SHA256, "length": t.Length, "signed": dir != ""},
-			"%s  %.12s  good; signed: %s\n", strings.Replace(t.Name, "/", "@", 1), t.SHA256, state)
+		if run {
+			if err := a.proves(ctx, s); err != nil {
+				return err
+			}
+			said["golden"] = len(s.Golden)
+			words += "; " + plural(len(s.Golden), "golden sample") + " answered"
+		}
+		return a.said(said, "%s  %.12s  good; %s\n", strings.Replace(t.Name, "/", "@", 1), t.SHA256, words)
 	})
 	return c
+}
+
+// proves runs the golden samples of a release.
+func (a *app) proves(ctx context.Context, s *source) error {
+	if s.plain() < 0 {
+		return usage("", "%s has no model that runs here", s.Name)
+	}
+	t, err := s.tryOut(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	bar := a.bar("golden samples", int64(len(s.Golden)))
+	err = t.proves(s, func() { bar.add(1) })
+	bar.end()
+	if err != nil {
+		return &failure{code: exitRefused, what: err.Error()}
+	}
+	return nil
 }
 
 // signedAs is nil when a board that knows the first root would run the release.
