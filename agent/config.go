@@ -52,7 +52,11 @@ type FleetFile struct {
 	Disabled bool
 	NoConfig bool   // releases of configuration are not taken
 	URL      string // of the broker, mqtts://host:port; "" for the one named at joining
+	Channel  string // "pilot" for a board that runs what the pilot's keys have signed; "" for the others
 }
+
+// PilotChannel is the one channel besides everybody's.
+const PilotChannel = "pilot"
 
 // HomeFile is about the link to the house's own broker.
 type HomeFile struct {
@@ -184,6 +188,7 @@ func (d *configDecoder) fileFields(f *File) fields {
 			"enabled": d.not(&f.Fleet.Disabled),
 			"config":  d.not(&f.Fleet.NoConfig),
 			"url":     d.broker(&f.Fleet.URL, "mqtts", "wss"),
+			"channel": d.oneOf(&f.Fleet.Channel, PilotChannel),
 		}),
 		"home":         d.home(&f.Home),
 		"accelerators": d.accelerators(&f.Accelerators),

@@ -22,7 +22,7 @@ func (a *agent) voucher() (*voucher, error) {
 	if a.TrustRoot == "" {
 		return nil, nil
 	}
-	v := &voucher{store: trust.Store{FS: a.FS, Path: TrustPath(a.File.Data)}}
+	v := &voucher{store: trust.Store{FS: a.FS, Path: TrustPath(a.File.Data)}, pilot: a.File.Fleet.Channel == PilotChannel}
 	set, damage, err := v.store.Load(trust.Fingerprint(a.TrustRoot))
 	if err != nil {
 		return nil, err
@@ -37,6 +37,7 @@ func (a *agent) voucher() (*voucher, error) {
 // A voucher is an update.Voucher that remembers on the board's disk.
 type voucher struct {
 	store trust.Store
+	pilot bool // what the pilot's keys have signed counts here, too
 
 	mu   sync.Mutex // guards set, and its file
 	set  trust.Set
@@ -91,7 +92,7 @@ func (v *voucher) knows(bundle wire.Digest) bool {
 func (v *voucher) Vouch(name, version string, digest wire.Digest, length int64, now time.Time) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	t, err := v.set.Find(trust.TargetName(name, version), now)
+	t, err := v.find(name, version, now)
 	if err != nil {
 		return err
 	}
@@ -99,4 +100,13 @@ func (v *voucher) Vouch(name, version string, digest wire.Digest, length int64, 
 		return &hal.Error{Code: hal.CodeSignature, Text: t.Name + ": another release was signed by that name: " + wire.Digest(t.SHA256).Short()}
 	}
 	return nil
+}
+
+// find is the target that counts on this board. Only its own configuration, which no
+// controller can write, lets the pilot's keys in.
+func (v *voucher) find(name, version string, now time.Time) (trust.Target, error) {
+	if v.pilot {
+		return v.set.FindPilot(name, version, now)
+	}
+	return v.set.Find(trust.TargetName(name, version), now)
 }

@@ -156,6 +156,7 @@ func CheckMode(path string) error {
 type Command struct {
 	Argv []string
 	Key  ed25519.PublicKey
+	PIN  []byte // to be read from file descriptor 3, where others cannot see it; nil: none
 }
 
 // signing is how long a program may take: somebody may have to touch a token.
@@ -170,6 +171,14 @@ func (c *Command) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
 	cmd.Stdin = bytes.NewReader(message)
+	if c.PIN != nil {
+		pin, err := filled(c.PIN)
+		if err != nil {
+			return nil, err
+		}
+		defer pin.Close()
+		cmd.ExtraFiles = []*os.File{pin}
+	}
 	var out, said bounded
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
@@ -186,6 +195,25 @@ func (c *Command) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	}
 	return sig, nil
 }
+
+// filled is a pipe's end to read a few bytes from.
+func filled(b []byte) (*os.File, error) {
+	if len(b) > maxPIN {
+		return nil, fmt.Errorf("a PIN of more than %d bytes", maxPIN)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.Write(b) // a pipe holds more than that
+	if err = errors.Join(err, w.Close()); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// maxPIN bounds a PIN, bytes.
+const maxPIN = 256
 
 // bounded keeps the first bytes that a program prints.
 type bounded struct{ b []byte }

@@ -163,7 +163,7 @@ func (r *Repository) Rotate(s Setup, now time.Time) error {
 func (r *Repository) rootInForce() bool { return int64(len(r.roots)) == r.root.Signed.Version }
 
 // Delegate gives releases of a name to other keys: a family. An old family of the same
-// name gets the new keys.
+// name gets the new keys. What Pilot gives is a name, too.
 func (r *Repository) Delegate(family string, releases []string, q Quorum, now time.Time) error {
 	if err := q.check(family); err != nil {
 		return err
@@ -172,7 +172,7 @@ func (r *Repository) Delegate(family string, releases []string, q Quorum, now ti
 		return fmt.Errorf("a family cannot be called %q: use [a-z0-9-]{1,32}, and none of %s", family, strings.Join(metadata.TOP_LEVEL_ROLE_NAMES[:], ", "))
 	}
 	for _, name := range releases {
-		if !wire.ValidID(name) {
+		if bare, is := strings.CutPrefix(name, pilot); !wire.ValidID(bare) && !(is && bare == "*") {
 			return fmt.Errorf("%q is no release's name: use [a-z0-9-]{1,32}", name)
 		}
 	}
@@ -263,6 +263,7 @@ type Role struct {
 	Have    int // signatures of its keys
 	Need    int
 	Keys    []string // their names
+	By      []string // those of them that have signed it
 }
 
 // Signed says whether the file has its signatures.
@@ -273,7 +274,8 @@ func roleOf[T metadata.Roles](name string, m *metadata.Metadata[T], version int6
 	r := Role{Name: name, Version: version, Expires: expires, Need: threshold, Keys: ids}
 	message, err := cjson.EncodeCanonical(m.Signed)
 	if err == nil {
-		r.Have = count(keys, ids, message, m.Signatures)
+		r.By = signers(keys, ids, message, m.Signatures)
+		r.Have = len(r.By)
 	}
 	return r, err
 }
@@ -316,6 +318,34 @@ func (r *Repository) Roles() ([]Role, error) {
 		err = errors.Join(err, add(roleOf(metadata.TIMESTAMP, r.timestamp, r.timestamp.Signed.Version, r.timestamp.Signed.Expires, root.Keys, keys.KeyIDs, keys.Threshold)))
 	}
 	return list, err
+}
+
+// Keys are all keys that something is said of, by their names: those that sign, and the
+// director's.
+func (r *Repository) Keys() (map[string]ed25519.PublicKey, error) {
+	all := map[string]ed25519.PublicKey{}
+	list := []map[string]*metadata.Key{r.root.Signed.Keys}
+	if n := len(r.roots); n > 0 && !r.rootInForce() {
+		old, err := metadata.Root().FromBytes(r.roots[n-1])
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, old.Signed.Keys)
+	}
+	if d := r.targets.Signed.Delegations; d != nil {
+		list = append(list, d.Keys)
+	}
+	for _, keys := range list {
+		for id, key := range keys {
+			public, err := key.ToPublicKey()
+			p, ok := public.(ed25519.PublicKey)
+			if err != nil || !ok {
+				return nil, fmt.Errorf("key %.8s is none of ed25519: %w", id, err)
+			}
+			all[id] = p
+		}
+	}
+	return all, nil
 }
 
 // Sign signs with one key all that it may sign and has not: the root, the releases,

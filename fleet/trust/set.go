@@ -268,6 +268,16 @@ func (s Set) Find(name string, now time.Time) (Target, error) {
 	return Target{}, coded(hal.CodeSignature, "%s: nobody with the right keys has signed it", name)
 }
 
+// FindPilot is Find for a board of the pilot channel: where those who sign releases have
+// signed nothing by that name, the keys of the pilot may have.
+func (s Set) FindPilot(release, version string, now time.Time) (Target, error) {
+	t, err := s.Find(TargetName(release, version), now)
+	if hal.CodeOf(err) != hal.CodeSignature {
+		return t, err
+	}
+	return s.Find(PilotName(release, version), now)
+}
+
 // whole are the files without which nothing is installed.
 var whole = [...]string{"root.json", "timestamp.json", "snapshot.json", "targets.json"}
 

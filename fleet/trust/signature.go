@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"github.com/secure-systems-lab/go-securesystemslib/cjson"
@@ -12,6 +13,11 @@ import (
 
 // count is how many of a role's keys have signed a message. A key counts once.
 func count(keys map[string]*metadata.Key, role []string, message []byte, signatures []metadata.Signature) int {
+	return len(signers(keys, role, message, signatures))
+}
+
+// signers are the names of those keys, sorted.
+func signers(keys map[string]*metadata.Key, role []string, message []byte, signatures []metadata.Signature) []string {
 	good := map[string]bool{}
 	for _, s := range signatures {
 		key := keys[s.KeyID]
@@ -24,7 +30,7 @@ func count(keys map[string]*metadata.Key, role []string, message []byte, signatu
 			good[s.KeyID] = true
 		}
 	}
-	return len(good)
+	return slices.Sorted(maps.Keys(good))
 }
 
 // sign adds a signer's signature to those of a message, in the place of its last one.

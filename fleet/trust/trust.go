@@ -113,6 +113,18 @@ type Target struct {
 // are by its first part.
 func TargetName(release, version string) string { return release + "/" + version }
 
+// PilotName is what it calls a release that may run on boards of the pilot channel, by
+// their own configuration, and on no others: "pilot/birds/1.2.0". The keys that sign
+// releases delegate such names, so that one key is enough for a pilot, and whoever
+// steals it gets no further. No release's own name looks like this: it has no slash.
+func PilotName(release, version string) string { return pilot + TargetName(release, version) }
+
+// pilot begins the names of the pilot channel.
+const pilot = "pilot/"
+
+// Pilot is what Delegate calls a release's name in the pilot channel; "*" is any.
+func Pilot(release string) string { return pilot + release }
+
 func coded(code hal.Code, format string, args ...any) error {
 	return &hal.Error{Code: code, Text: fmt.Sprintf(format, args...)}
 }

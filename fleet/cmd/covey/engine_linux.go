@@ -1,9 +1,8 @@
 package main
 
 import (
+	"errors"
 	"os"
-	"os/exec"
-	"path/filepath"
 
 	"github.com/rs/zerolog"
 
@@ -23,15 +22,13 @@ func engine(name string) (hal.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	program := filepath.Join(filepath.Dir(self), "covey-runner-"+name)
-	if _, err := os.Stat(program); err != nil {
-		if program, err = exec.LookPath("covey-runner-" + name); err != nil {
-			return nil, usage("put covey-runner-"+name+" beside covey or on the PATH, or make the release with --no-golden",
-				"no engine for %s here: there is no program covey-runner-%s beside %s, nor on the PATH", name, name, self)
-		}
-		if program, err = filepath.Abs(program); err != nil {
-			return nil, err
-		}
+	path, err := program("covey-runner-" + name)
+	var none *failure
+	if errors.As(err, &none) {
+		none.fix += "; or make the release with --no-golden"
 	}
-	return runner.New(runner.Config{Name: name, Program: program, Stage: []string{self, "stage"}, MemoryLimit: runnerMemory, Logger: zerolog.Nop()}), nil
+	if err != nil {
+		return nil, err
+	}
+	return runner.New(runner.Config{Name: name, Program: path, Stage: []string{self, "stage"}, MemoryLimit: runnerMemory, Logger: zerolog.Nop()}), nil
 }

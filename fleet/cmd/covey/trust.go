@@ -25,7 +25,7 @@ import (
 
 func (a *app) trust() *cobra.Command {
 	c := group("trust", "Say who may sign what runs",
-		group("key", "Keys that sign", a.keyNew(), a.keyShow()), a.trustInit(), a.trustSign(),
+		group("key", "Keys that sign", a.keyNew(), a.keyShow(), a.keyList()), a.trustInit(), a.trustSign(),
 		group("root", "Which keys count", a.rootRotate()), a.trustFamily(), a.trustStatus(), a.trustPush(), a.trustDirector())
 	c.Long = `Say who may sign what runs. All of it is done without a controller, best on a machine
 that is not on a network: a folder holds what was signed, and goes from one signer
@@ -95,8 +95,8 @@ func (a *app) keySaid(public ed25519.PublicKey, format string, args ...any) erro
 func (a *app) keyShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show <file>", Short: "Show a key's public half", Args: cobra.ExactArgs(1),
-		Long:    "Show a key's public half, which is what others need of it. No passphrase is asked for.",
-		Example: "  covey trust key show ada.key > ada.pub",
+		Long:    "Show a key's public half, which is what others need of it. No passphrase is asked for,\nand no PIN of a token.",
+		Example: "  covey trust key show ada.key > ada.pub\n  covey trust key show 'pkcs11:token=covey;object=ada' > ada.pub",
 		RunE: do(func(_ context.Context, args []string) error {
 			public, err := publicKey(args[0])
 			if err != nil {
@@ -107,8 +107,11 @@ func (a *app) keyShow() *cobra.Command {
 	}
 }
 
-// publicKey reads a key's file, sealed or not, or one of its public half.
+// publicKey reads a key's file, sealed or not, or one of its public half, or asks a token.
 func publicKey(path string) (ed25519.PublicKey, error) {
+	if inToken(path) {
+		return tokenPublic(path)
+	}
 	b, err := blob.ReadFile(blob.OS{}, path, 16<<10)
 	if err != nil {
 		return nil, usage("", "%s", err)
@@ -156,8 +159,8 @@ func (a *app) passphrase(path, prompt string) ([]byte, error) {
 type signerFlags struct{ key, passphrase, command, public string }
 
 func (f *signerFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.key, "key", "", "file of the key to sign with")
-	c.Flags().StringVar(&f.passphrase, "passphrase-file", "", "file that holds the key's passphrase; may be /dev/fd/3")
+	c.Flags().StringVar(&f.key, "key", "", "file of the key to sign with, may be /dev/fd/3; or pkcs11:token=…;object=…, a key in a token")
+	c.Flags().StringVar(&f.passphrase, "passphrase-file", "", "file that holds the key's passphrase, or the token's PIN; may be /dev/fd/4")
 	c.Flags().StringVar(&f.command, "signer", "", "program that signs instead: bytes on its standard input, the signature on its output")
 	c.Flags().StringVar(&f.public, "signer-key", "", "file of the public key that the program signs with")
 	c.MarkFlagsOneRequired("key", "signer")
@@ -172,6 +175,9 @@ func (a *app) signer(f signerFlags) (trust.Signer, error) {
 			return nil, err
 		}
 		return &trust.Command{Argv: strings.Fields(f.command), Key: public}, nil
+	}
+	if inToken(f.key) {
+		return a.tokenSigner(f)
 	}
 	if err := trust.CheckMode(f.key); err != nil {
 		return nil, &failure{code: exitRefused, what: err.Error()}
@@ -328,20 +334,29 @@ func (a *app) trustFamily() *cobra.Command {
 	var q struct {
 		releases, keys []string
 		threshold      int
+		pilot          bool
 	}
 	var dir string
 	c := &cobra.Command{
 		Use: "family <name>", Short: "Give releases of some names to keys of their own", Args: cobra.ExactArgs(1),
 		Long: `Give releases of some names to keys of their own: those alone sign them from then on, a
-team its models, or one key what goes to a pilot. It counts when the keys that sign
-releases have signed it. The same again changes the keys.`,
-		Example: "  covey trust family pilot --names pilot-birds,pilot-cats --keys ci.pub",
+team its models. It counts when the keys that sign releases have signed it. The same
+again changes the keys.
+
+With --pilot they sign for the pilot channel alone: what they sign runs on boards whose
+own configuration says fleet: {channel: pilot}, and on no others, so that one key may be
+enough there. Without --names that is any release.`,
+		Example: "  covey trust family wildlife --names birds,cats --keys kim.pub,lee.pub --threshold 2\n  covey trust family ci --pilot --keys ci.pub",
 	}
 	c.Flags().StringSliceVar(&q.releases, "names", nil, "names of releases, by comma")
 	c.Flags().StringSliceVar(&q.keys, "keys", nil, "files of the keys, by comma")
 	c.Flags().IntVar(&q.threshold, "threshold", 1, "how many of them have to sign")
+	c.Flags().BoolVar(&q.pilot, "pilot", false, "only for the pilot channel")
 	repositoryFlag(c, &dir)
 	c.RunE = do(func(_ context.Context, args []string) error {
+		if q.pilot && len(q.releases) == 0 {
+			q.releases = []string{"*"}
+		}
 		if len(q.releases) == 0 || len(q.keys) == 0 {
 			return usage("covey trust family pilot --names pilot-birds --keys ci.pub", "a family has --names and --keys")
 		}
@@ -352,6 +367,11 @@ releases have signed it. The same again changes the keys.`,
 		keys, err := publicKeys(q.keys)
 		if err != nil {
 			return err
+		}
+		for i, name := range q.releases {
+			if q.pilot {
+				q.releases[i] = trust.Pilot(name)
+			}
 		}
 		if err := r.Delegate(args[0], q.releases, trust.Quorum{Keys: keys, Threshold: q.threshold}, a.now()); err != nil {
 			return usage("", "%s", err)
@@ -550,15 +570,17 @@ func (a *app) releaseSign() *cobra.Command {
 	var f signerFlags
 	var d release.Defaults
 	var dir string
+	var pilot bool
 	c := &cobra.Command{
 		Use: "sign <folder|file>", Short: "Let a release run, with your signature", Args: cobra.ExactArgs(1),
 		Long: `Let a release run, with your signature: what is named is its digest, so that each file
 of it is meant to the last bit. Where two have to sign, the second does the same with
 the same folder, or signs what the first has let in: covey trust sign.`,
-		Example: "  covey release sign ./birds --key ada.key",
+		Example: "  covey release sign ./birds --key ada.key\n  covey release sign ./birds --pilot --key ci.key",
 	}
 	f.add(c)
 	repositoryFlag(c, &dir)
+	c.Flags().BoolVar(&pilot, "pilot", false, "for boards of the pilot channel alone: see covey trust family --help")
 	c.Flags().StringVar(&d.Name, "name", "", "name; default: the file's or folder's")
 	c.Flags().StringVar(&d.Version, "version", "", "version, like 1.2.0; default: made from the hash")
 	c.RunE = do(func(ctx context.Context, args []string) error {
@@ -570,7 +592,7 @@ the same folder, or signs what the first has let in: covey trust sign.`,
 		if err != nil {
 			return err
 		}
-		if err := r.Allow(s.target(), a.now()); err != nil {
+		if err := r.Allow(s.target(pilot), a.now()); err != nil {
 			return &failure{code: exitRefused, what: err.Error()}
 		}
 		done, err := a.sign(ctx, r, f)
@@ -582,16 +604,20 @@ the same folder, or signs what the first has let in: covey trust sign.`,
 	return c
 }
 
-// target is what is signed of a release.
-func (s *source) target() trust.Target {
-	return trust.Target{Name: trust.TargetName(s.Name, s.Version), Length: int64(len(s.Canonical())), SHA256: string(s.Digest())}
+// target is what is signed of a release, for all boards or for those of the pilot.
+func (s *source) target(pilot bool) trust.Target {
+	name := trust.TargetName(s.Name, s.Version)
+	if pilot {
+		name = trust.PilotName(s.Name, s.Version)
+	}
+	return trust.Target{Name: name, Length: int64(len(s.Canonical())), SHA256: string(s.Digest())}
 }
 
 // releaseCheck is covey release check.
 func (a *app) releaseCheck() *cobra.Command {
 	var d release.Defaults
 	var dir string
-	var run bool
+	var run, pilot bool
 	c := &cobra.Command{
 		Use: "check <folder|file>", Short: "Check a release before it is pushed", Args: cobra.ExactArgs(1),
 		Long: `Check a release before it is pushed: its manifest, its files, its models, and with
@@ -602,6 +628,7 @@ CPU, as a board does before it switches.`,
 	}
 	c.Flags().StringVar(&dir, "trust", "", "folder of what was signed; \"\": signatures are not looked at")
 	c.Flags().BoolVar(&run, "run", false, "run the golden samples")
+	c.Flags().BoolVar(&pilot, "pilot", false, "as a board of the pilot channel sees it")
 	c.Flags().StringVar(&d.Name, "name", "", "name; default: the file's or folder's")
 	c.Flags().StringVar(&d.Version, "version", "", "version, like 1.2.0; default: made from the hash")
 	c.RunE = do(func(ctx context.Context, args []string) error {
@@ -609,11 +636,11 @@ CPU, as a board does before it switches.`,
 		if err != nil {
 			return err
 		}
-		t := s.target()
+		t := s.target(false)
 		said := map[string]any{"release": t.Name, "digest": t.SHA256, "length": t.Length, "signed": dir != ""}
 		words := "signed: not asked"
 		if dir != "" {
-			if err := a.signedAs(dir, t); err != nil {
+			if err := a.signedAs(dir, s, pilot); err != nil {
 				return err
 			}
 			words = "signed: yes"
@@ -650,7 +677,8 @@ func (a *app) proves(ctx context.Context, s *source) error {
 }
 
 // signedAs is nil when a board that knows the first root would run the release.
-func (a *app) signedAs(dir string, t trust.Target) error {
+func (a *app) signedAs(dir string, release *source, pilot bool) error {
+	t := release.target(false)
 	r, err := trust.Load(dir)
 	if err != nil {
 		return err
@@ -664,6 +692,9 @@ func (a *app) signedAs(dir string, t trust.Target) error {
 		return &failure{code: exitRefused, what: err.Error()}
 	}
 	got, err := s.Find(t.Name, a.now())
+	if pilot {
+		got, err = s.FindPilot(release.Name, release.Version, a.now())
+	}
 	switch {
 	case err != nil:
 		return &failure{code: exitRefused, what: err.Error(), fix: "covey release sign, with enough keys"}

@@ -64,6 +64,9 @@ func (a *API) trustWarnings(e rollout.Entry, now time.Time) ([]string, error) {
 		return nil, err
 	}
 	t, err := set.Find(trust.TargetName(e.Name, e.Version), now)
+	if p, perr := set.FindPilot(e.Name, e.Version, now); err != nil && perr == nil && p.SHA256 == string(e.Digest) {
+		return []string{"it is signed for the pilot channel alone: other boards that ask for signatures refuse it"}, nil
+	}
 	switch {
 	case err != nil:
 		return []string{fmt.Sprintf("boards that ask for signatures refuse it: %v", err)}, nil
