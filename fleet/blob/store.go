@@ -87,6 +87,19 @@ func (s *Store) Open(sha wire.Digest) (File, error) {
 	return s.fs.Open(s.Path(sha))
 }
 
+// Length is the length of a blob, bytes. The error is fs.ErrNotExist when it is not
+// here.
+func (s *Store) Length(sha wire.Digest) (int64, error) {
+	if !wire.ValidDigest(string(sha)) {
+		return 0, badDigest(sha)
+	}
+	fi, err := s.fs.Stat(s.Path(sha))
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
+}
+
 // Read returns a blob of at most max bytes, whose hash it checks (E_HASH_ATREST).
 func (s *Store) Read(sha wire.Digest, max int64) ([]byte, error) {
 	if !wire.ValidDigest(string(sha)) {

@@ -78,6 +78,7 @@ func New(cfg Config) (*API, error) {
 	a.devices()
 	a.people()
 	a.releases()
+	a.blobs()
 	a.trust()
 	a.rollouts()
 	a.watches()
@@ -154,8 +155,8 @@ func (a *API) prepare(op huma.Operation, acc access) huma.Operation {
 	return op
 }
 
-// openPaths are all calls that need no bearer token. Enrol and renew check a
-// join token and a device's certificate instead.
+// openPaths are all calls that need no bearer token, but for isBlob's. Enrol checks a
+// join token instead, renew and those a device's certificate.
 var openPaths = map[string]bool{
 	"GET /healthz": true, "HEAD /healthz": true, "GET /readyz": true, "HEAD /readyz": true, "POST /v1/enrol": true, "POST /v1/renew": true,
 }
@@ -198,7 +199,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	sw.Header().Set("X-Content-Type-Options", "nosniff")
 	sw.Header().Set("Cache-Control", "no-store")
-	if !openPaths[r.Method+" "+r.URL.Path] {
+	if !openPaths[r.Method+" "+r.URL.Path] && !isBlob(r) {
 		v, err := a.bearer(r)
 		if err != nil {
 			sw.Header().Set("WWW-Authenticate", `Bearer realm="covey"`)

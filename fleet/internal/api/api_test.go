@@ -173,7 +173,7 @@ func TestOpenAPIDescribesItself(t *testing.T) {
 func TestEveryEndpointRefusesStrangers(t *testing.T) {
 	f, c := start(t)
 	doc := openapi(c)
-	open := map[string]bool{"get /healthz": true, "get /readyz": true, "post /v1/enrol": true, "post /v1/renew": true}
+	open := map[string]bool{"get /healthz": true, "get /readyz": true, "post /v1/enrol": true, "post /v1/renew": true, "get /v1/blobs/{sha}": true}
 	paths := map[string][]string{"/metrics": {"get"}, "/openapi.json": {"get"}, "/": {"get"}, "/v1/nonsense": {"get", "post"}}
 	for path, ops := range doc.Paths {
 		for method, op := range ops {
@@ -200,6 +200,7 @@ func TestEveryEndpointRefusesStrangers(t *testing.T) {
 	stranger.call("GET", "/readyz", nil, http.StatusOK, nil)
 	stranger.refused("POST", "/v1/enrol", map[string]string{"id": "x", "csr": "x"}, http.StatusUnauthorized, v1.CodeUnauthorized)
 	stranger.refused("POST", "/v1/renew", map[string]string{"id": "x", "csr": "x"}, http.StatusUnauthorized, v1.CodeUnauthorized)
+	stranger.refused("GET", "/v1/blobs/"+strings.Repeat("0", 64), nil, http.StatusUnauthorized, v1.CodeUnauthorized)
 }
 
 func TestRolesBoundWhatATokenMayDo(t *testing.T) {

@@ -153,11 +153,7 @@ func (a *API) renew(_ context.Context, in *struct {
 	Caller
 	Body csr
 }) (*body[wire.EnrolResponse], error) {
-	t := in.ctx.TLS()
-	if t == nil || len(t.VerifiedChains) == 0 {
-		return nil, problem(http.StatusUnauthorized, v1.CodeUnauthorized, "join again with a new token from `covey device token`", "the request shows no device certificate")
-	}
-	id, err := a.cfg.Auth.Device(t.PeerCertificates[0])
+	id, err := a.deviceOn(in.ctx.TLS())
 	if err != nil {
 		return nil, err
 	}
