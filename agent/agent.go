@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base32"
 	"errors"
 	"fmt"
@@ -56,6 +57,9 @@ type FleetLink struct {
 	Root        string           // of the topics
 	MachineID   string           // tells two boards with one identity apart
 	CertExpires time.Time
+
+	API string             // https://host:port of the controller's REST API; "": files come over MQTT alone
+	TLS func() *tls.Config // for it, with the board's certificate
 }
 
 // An agent is Run's own.
@@ -221,7 +225,7 @@ func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 	}
 	if f := a.Fleet; f != nil {
 		c.Fleet = &uplink.FleetConfig{
-			Link: f.Link, Bulk: f.Bulk, Root: f.Root, MID: f.MachineID,
+			Link: f.Link, Bulk: f.Bulk, OtherWay: a.transfer() == transferAuto, Root: f.Root, MID: f.MachineID,
 			OnDesired: func(document []byte, d *wire.Desired) { a.director.order(document, d) }, OnFault: func(f *wire.Fault) { a.fault.Store(f); poke(a.changed) },
 		}
 	}

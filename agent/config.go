@@ -53,6 +53,7 @@ type FleetFile struct {
 	NoConfig bool   // releases of configuration are not taken
 	URL      string // of the broker, mqtts://host:port; "" for the one named at joining
 	Channel  string // "pilot" for a board that runs what the pilot's keys have signed; "" for the others
+	Transfer string // of files: auto, mqtt, https; "" is auto
 }
 
 // PilotChannel is the one channel besides everybody's.
@@ -185,10 +186,11 @@ func (d *configDecoder) fileFields(f *File) fields {
 		"log":            d.oneOf(&f.Log, "trace", "debug", "info", "warn", "error"),
 		"health_seconds": d.integer(&f.HealthSeconds, 5, 86400),
 		"fleet": d.object("fleet", fields{
-			"enabled": d.not(&f.Fleet.Disabled),
-			"config":  d.not(&f.Fleet.NoConfig),
-			"url":     d.broker(&f.Fleet.URL, "mqtts", "wss"),
-			"channel": d.oneOf(&f.Fleet.Channel, PilotChannel),
+			"enabled":  d.not(&f.Fleet.Disabled),
+			"config":   d.not(&f.Fleet.NoConfig),
+			"url":      d.broker(&f.Fleet.URL, "mqtts", "wss"),
+			"channel":  d.oneOf(&f.Fleet.Channel, PilotChannel),
+			"transfer": d.oneOf(&f.Fleet.Transfer, transferAuto, transferMQTT, transferHTTPS),
 		}),
 		"home":         d.home(&f.Home),
 		"accelerators": d.accelerators(&f.Accelerators),

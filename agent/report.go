@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"io/fs"
 	"maps"
@@ -13,9 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/agent/internal/uplink"
-	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
@@ -178,9 +175,7 @@ const watchTime = time.Second
 func (a *agent) watch(ctx context.Context) {
 	works, faults, runs := map[string]bool{}, map[string]wire.Fault{}, map[string][2]string{}
 	for sleep(ctx, watchTime) {
-		if f := a.blind(); f != nil {
-			a.loop.Note(wire.ConfigPipeline, a.settings.release, update.Run{Err: &hal.Error{Code: hal.Code(f.Code), Text: f.Text}})
-		}
+		a.judgeSources()
 		for name, s := range a.stations {
 			var f wire.Fault
 			if now := s.fault(); now != nil {
@@ -219,30 +214,6 @@ func (a *agent) homeModel(name string, s *station) wire.HomeModel {
 	}
 	m.Latest = m.Installed
 	return m
-}
-
-// A fetcher brings an update its blobs over the uplink.
-type fetcher struct{ a *agent }
-
-// Fetch fetches a blob, by its differences from what runs where that is alike. That
-// the controller does not give it is final; that it gives other bytes than were
-// promised has a code, too.
-func (f fetcher) Fetch(ctx context.Context, sha wire.Digest, p update.Partial) error {
-	var base *uplink.Base
-	if like := f.a.loop.Alike(sha); like != "" {
-		if file, err := f.a.loop.Blob(like); err == nil { // else it comes whole
-			defer file.Close()
-			base = &uplink.Base{SHA: like, R: file}
-		}
-	}
-	err := f.a.uplink.Fetch(ctx, sha, p, base)
-	if errors.Is(err, uplink.ErrGone) {
-		return &hal.Error{Code: hal.CodeFetch, Text: err.Error(), Err: err}
-	}
-	if errors.Is(err, blob.ErrBlock) {
-		return &hal.Error{Code: hal.CodeHash, Text: err.Error() + ": the controller's copy is broken, push the release again", Err: err}
-	}
-	return err
 }
 
 // CheckOutboxCommand names the subcommand that calls CheckOutbox.

@@ -175,6 +175,14 @@ func (a *agent) judge(pipeline string, err error) {
 	a.loop.Note(wire.ConfigPipeline, s.release, update.Run{Err: err})
 }
 
+// judgeSources counts a failure for the configuration on trial while a pipeline that it
+// has changed gives no frames. It is called every second.
+func (a *agent) judgeSources() {
+	if f := a.blind(); f != nil {
+		a.loop.Note(wire.ConfigPipeline, a.settings.release, update.Run{Err: &hal.Error{Code: hal.Code(f.Code), Text: f.Text}})
+	}
+}
+
 // blind is why a pipeline that the configuration on trial has changed gives no frames;
 // nil while all do.
 func (a *agent) blind() *wire.Fault {

@@ -159,13 +159,14 @@ func fleetLink(file *agent.File, r *renewal, log zerolog.Logger) (*agent.FleetLi
 		Bulk: func() wire.Link {
 			// The same configuration with another name: New said yes to it above.
 			bulk, err := mqtt.New(mqtt.Config{URL: url, ClientID: string(id.ID) + wire.BulkSuffix, Clean: true, TLS: r.tls,
-				Spread: time.Second, Logger: log})
+				Spread: 200 * time.Millisecond, Logger: log}) // few boards download at a time
 			if err != nil {
 				panic(err)
 			}
 			return bulk
 		},
 		Root: id.Root, MachineID: firmware.MachineID(os.DirFS("/")), CertExpires: expires,
+		API: id.URL, TLS: r.tls,
 	}, nil
 }
 

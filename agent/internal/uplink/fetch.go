@@ -143,7 +143,10 @@ func (f *fetch) run(ctx context.Context) error {
 func (f *fetch) stands() bool { return f.turn%2 == 1 }
 
 func (f *fetch) stalled() error {
-	return &hal.Error{Code: hal.CodeTimeout, Text: fmt.Sprintf("file %s…: the controller sent no block of it in %s, with %d to go: look at its load and at the network between",
+	if !f.stands() {
+		return &hal.Error{Code: hal.CodeTimeout, Text: fmt.Sprintf("file %s…: no second connection to the broker in %s", f.sha.Short(), maxStall), Err: ErrNoConnection}
+	}
+	return &hal.Error{Code: hal.CodeTimeout, Text: fmt.Sprintf("file %s…: the controller sent no block in %s, with %d to go: look at its load and at the network between",
 		f.sha.Short(), maxStall, f.to.Left())}
 }
 

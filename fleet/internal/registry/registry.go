@@ -301,7 +301,7 @@ type Stats struct {
 	DuplicateResults    uint64 // came again
 	Bad                 uint64 // messages that were malformed, and dropped
 	BlocksSent          uint64
-	BlockBytes          uint64 // of blobs, before compression
+	BlockBytes          uint64 // of blocks, as they were sent
 	BlockRequestsLate   uint64 // dropped because too many waited
 	DuplicateIdentities int    // devices that two machines claim to be
 }
