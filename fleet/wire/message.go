@@ -35,6 +35,7 @@ type Hello struct {
 	Runtimes     map[string]string `json:"runtimes"` // engine → version
 	Pipelines    []HelloPipeline   `json:"pipelines"`
 	MaxBlock     int               `json:"max_block"`
+	Labels       map[string]string `json:"labels,omitempty"` // of its own configuration; the operator's win
 	CertExpires  time.Time         `json:"cert_expires,omitzero"`
 	TS           time.Time         `json:"ts"`
 }

@@ -4,13 +4,17 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Limits of what a message may list.
 const (
 	MaxPipelines = 64
 	MaxBlocks    = 16384 // of one file: 1 GiB of BlockSize
+	MaxLabels    = 32    // of a device
+	MaxLabel     = 64    // bytes of a label's value
 	maxText      = 256   // bytes of a text for people
 	maxFault     = 1024  // bytes of a Fault's text
 	maxTried     = 16    // accelerators of a pipeline
@@ -106,7 +110,28 @@ func (h *Hello) Validate() error {
 		c.id("pipelines.name", p.Name)
 		c.text("pipelines.source", p.Source, maxText)
 	}
+	c.labels(h.Labels)
 	return c.err
+}
+
+// CheckLabels says what is wrong with labels of a device, nil when nothing is: at
+// most MaxLabels, a key is an id, a value is 1 to MaxLabel printable bytes without
+// a comma or spaces around it.
+func CheckLabels(labels map[string]string) error {
+	var c checker
+	c.labels(labels)
+	return c.err
+}
+
+func (c *checker) labels(labels map[string]string) {
+	c.count("labels", len(labels), MaxLabels)
+	for _, k := range keys(labels) {
+		v := labels[k]
+		c.id("labels", k)
+		c.someText("labels."+clip(k), v, MaxLabel)
+		c.that(utf8.ValidString(v) && strings.IndexFunc(v, func(r rune) bool { return r == ',' || !unicode.IsPrint(r) }) < 0 && strings.TrimSpace(v) == v,
+			"labels.%s: %q has a comma, space around it, or what cannot be printed", clip(k), v)
+	}
 }
 
 // Validate says what is wrong with the message, nil when nothing is.
