@@ -83,14 +83,15 @@ var arrows = []struct{ room, may string }{
 	{"fleet/internal/store", ""},
 	{"fleet/internal/audit", "fleet/internal/store"},
 	{"fleet/internal/auth", "fleet/internal/store"},
-	{"fleet/internal/registry", "fleet/internal/auth fleet/internal/store fleet/blob fleet/blob/pack fleet/release fleet/trust fleet/window"},
-	{"fleet/internal/rollout", "fleet/internal/registry fleet/internal/store fleet/blob fleet/release fleet/window"},
+	{"fleet/internal/group", ""}, // pure: the command line completes and explains with it
+	{"fleet/internal/registry", "fleet/internal/auth fleet/internal/group fleet/internal/store fleet/blob fleet/blob/pack fleet/release fleet/trust fleet/window"},
+	{"fleet/internal/rollout", "fleet/internal/group fleet/internal/registry fleet/internal/store fleet/blob fleet/release fleet/window"},
 	{"fleet/internal/broker", "fleet/internal/auth fleet/internal/registry fleet/link/mem"},
 	{"fleet/internal/api/v1", ""},
 	{"fleet/internal/...", "fleet/blob fleet/release fleet/trust fleet/window hal/modelfile"},
 	{"fleet/cmd/covey-fleet", "fleet"},
 	{"fleet/cmd/covey-signer-pkcs11", ""},
-	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch hal/ladder hal/runner"},
+	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/internal/group fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch hal/ladder hal/runner"},
 	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/trust fleet/link/..."},
 
 	{"firmware/...", ""},
