@@ -23,34 +23,48 @@ func (a *app) device() *cobra.Command {
 		a.deviceRename(), a.deviceLabel(), a.deviceResults())
 }
 
-const queryHelp = `A query is all, a device's id, or key=value; several joined by a comma must all
-hold. Keys are labels, and name, board, os, arch, agent, accelerator, pipeline,
-online.`
+const queryHelp = `A query says which devices: all, an id, ids joined by commas, @group, or conditions
+over labels and what is known of a device, with and, or, not and parentheses:
+
+  site == "lyon" and accel has edgetpu and ram >= 1GiB and not (agent < 1.4.0)
+  online and seen < 1h and name ~ "kitchen-*" and site in [lyon, paris]
+
+Put it into quotes, or the shell takes <, >, * and () for itself. covey group --help
+has all that can be asked.`
 
 func (a *app) deviceList() *cobra.Command {
 	return &cobra.Command{
-		Use: "list [query]", Short: "List devices", Long: "List devices.\n\n" + queryHelp, Args: cobra.MaximumNArgs(1),
-		Example: "  covey device list\n  covey device list site=berlin,online=true\n  covey device list --json | jq -r '.[].id'",
+		Use: "list [query]", Short: "List devices", Long: "List devices.\n\n" + queryHelp,
+		Example:           "  covey device list\n  covey device list 'site == berlin and ram >= 1GiB'\n  covey device list @kitchen\n  covey device list --json | jq -r '.[].id'",
+		ValidArgsFunction: a.completeAfter(0),
 		RunE: do(func(ctx context.Context, args []string) error {
-			list, err := a.devices(ctx, strings.Join(args, ""))
+			query := strings.Join(args, " ")
+			list, err := a.devices(ctx, query)
 			if err != nil {
 				return err
 			}
 			if a.json {
 				return encode(a.out, list)
 			}
-			if len(list) == 0 {
+			switch {
+			case len(list) > 0:
+				a.showDevices(list)
+			case query == "":
 				fmt.Fprintln(a.err, "no devices; let one in with: covey device token")
-				return nil
+			default:
+				fmt.Fprintf(a.err, "no device matches %s\n", clean(query))
 			}
-			var rows [][]string
-			for _, d := range list {
-				rows = append(rows, []string{string(d.ID), d.Name, d.State, a.ago(d.Seen), d.Board, labels(d.Labels), pipelines(d)})
-			}
-			a.table([]string{"DEVICE", "NAME", "STATE", "SEEN", "BOARD", "LABELS", "PIPELINES"}, rows)
 			return nil
 		}),
 	}
+}
+
+func (a *app) showDevices(list []v1.Device) {
+	var rows [][]string
+	for _, d := range list {
+		rows = append(rows, []string{string(d.ID), d.Name, d.State, a.ago(d.Seen), d.Board, labels(d.Labels), pipelines(d)})
+	}
+	a.table([]string{"DEVICE", "NAME", "STATE", "SEEN", "BOARD", "LABELS", "PIPELINES"}, rows)
 }
 
 // devices are all devices of a query, page by page.
@@ -180,15 +194,16 @@ func health(h wire.Health) string {
 
 func (a *app) deviceWatch() *cobra.Command {
 	return &cobra.Command{
-		Use: "watch [query]", Short: "Follow devices as they change", Args: cobra.MaximumNArgs(1),
-		Long:    "Print a line for each device, and one whenever something about it changes.\nCtrl-C ends it. With --json: one object a line.\n\n" + queryHelp,
-		Example: "  covey device watch site=berlin",
+		Use: "watch [query]", Short: "Follow devices as they change",
+		Long:              "Print a line for each device, and one whenever something about it changes.\nCtrl-C ends it. With --json: one object a line.\n\n" + queryHelp,
+		Example:           "  covey device watch 'site == berlin'",
+		ValidArgsFunction: a.completeAfter(0),
 		RunE: do(func(ctx context.Context, args []string) error {
 			c, err := a.client()
 			if err != nil {
 				return err
 			}
-			err = c.stream(ctx, "/v1/watch/devices?query="+url.QueryEscape(strings.Join(args, "")), func(_ string, data []byte) error {
+			err = c.stream(ctx, "/v1/watch/devices?query="+url.QueryEscape(strings.Join(args, " ")), func(_ string, data []byte) error {
 				var ch v1.DeviceChange
 				if err := json.Unmarshal(data, &ch); err != nil {
 					return err

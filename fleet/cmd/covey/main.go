@@ -10,11 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 )
 
 // version is set by the linker.
@@ -83,7 +86,7 @@ func (a *app) root() *cobra.Command {
   covey login https://fleet.example:8443 --ca-hash 3f2a… --token-file admin.token
   covey device token                       # then on a board: covey-agent join <token>
   covey release push mobilenet.tflite --version 1.1.0
-  covey set site=berlin cam=mobilenet@1.1.0 --wait
+  covey set 'site == berlin' cam=mobilenet@1.1.0 --wait
 
 ` + exitCodes,
 		SilenceUsage:  true,
@@ -95,7 +98,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.PersistentFlags().StringVar(&a.data, "data", "", "data folder of a controller on this machine, instead of a login")
-	root.AddCommand(a.login(), a.logout(), a.device(), a.release(), a.set(), a.rollout(), a.home(), a.token(), a.trust(), a.stage())
+	root.AddCommand(a.login(), a.logout(), a.device(), a.group(), a.release(), a.set(), a.rollout(), a.home(), a.token(), a.trust(), a.stage())
 	return root
 }
 
@@ -145,6 +148,13 @@ func (a *app) report(f *failure) {
 		return
 	}
 	fmt.Fprintln(a.err, "covey:", clean(f.what))
+	if p, ok := f.cause.(v1.Problem); ok {
+		for _, e := range p.Errors {
+			for line := range strings.Lines(e.Mark) { // where in what was typed
+				fmt.Fprintln(a.err, "  "+clean(strings.TrimSuffix(line, "\n")))
+			}
+		}
+	}
 	if f.fix != "" {
 		fmt.Fprintln(a.err, "  fix:", clean(f.fix))
 	}

@@ -27,7 +27,7 @@ one has proved itself; if it does not, the device goes back by itself.
 A release is named name@version, name (the newest), or by the beginning of its
 digest.`,
 		Example: `  covey set pi-porch cam=mobilenet@1.1.0 --wait
-  covey set site=berlin,arch=arm64 cam=mobilenet --dry-run
+  covey set 'site == berlin and arch == arm64' cam=mobilenet --dry-run
   covey set all cam=3f2a9c01 --yes`,
 		ValidArgsFunction: a.completeDevice,
 	}

@@ -76,6 +76,7 @@ func New(cfg Config) (*API, error) {
 
 	a.system()
 	a.devices()
+	a.groups()
 	a.people()
 	a.releases()
 	a.blobs()

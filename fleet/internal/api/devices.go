@@ -40,15 +40,15 @@ func (a *API) devices() {
 }
 
 func (a *API) listDevices(_ context.Context, in *struct {
-	Query string        `query:"query" maxLength:"1024" doc:"An id, all, or key=value joined by commas; empty: all"`
+	Query string        `query:"query" maxLength:"4096" doc:"Which devices, as in site == lyon and ram >= 1GiB; empty: all"`
 	After wire.DeviceID `query:"after" maxLength:"32" doc:"next of the page before"`
 	Limit int           `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 }) (*body[v1.Devices], error) {
-	q, err := query(in.Query)
+	q, err := a.query(in.Query)
 	if err != nil {
 		return nil, err
 	}
-	list := a.cfg.Registry.Devices(q)
+	list := a.cfg.Registry.Select(q)
 	at, found := slices.BinarySearchFunc(list, in.After, func(d registry.Device, id wire.DeviceID) int {
 		return compare(d.ID, id)
 	})
@@ -79,14 +79,6 @@ func compare[S ~string](a, b S) int {
 		return 1
 	}
 	return 0
-}
-
-// query reads one; empty means all.
-func query(s string) (registry.Query, error) {
-	if s == "" {
-		return registry.All(), nil
-	}
-	return registry.ParseQuery(s)
 }
 
 func (a *API) device(id wire.DeviceID) (d registry.Device, w wire.DesiredSigned, err error) {
@@ -200,11 +192,8 @@ func (a *API) listResults(_ context.Context, in *struct {
 // deviceOf puts together what people see of a device. Pure.
 func deviceOf(d registry.Device, w wire.DesiredSigned, now time.Time) v1.Device {
 	out := v1.Device{
-		ID: d.ID, Name: d.Name, Labels: d.Labels, State: d.State, Seen: d.LastSeen, Joined: d.Enrolled,
+		ID: d.ID, Name: d.Name, Labels: d.AllLabels(), State: d.State, Seen: d.LastSeen, Joined: d.Enrolled,
 		Pipelines: []v1.Pipeline{},
-	}
-	if out.Labels == nil {
-		out.Labels = map[string]string{}
 	}
 	if out.State == "" {
 		out.State = "new"

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/internal/auth"
+	"github.com/covey-edge/covey/fleet/internal/group"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/internal/store"
@@ -51,9 +52,16 @@ func (a *API) problem(op string, err error) *v1.Problem {
 	var p *v1.Problem
 	var coded *hal.Error
 	var large *http.MaxBytesError
+	var query *group.Error
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.As(err, &query):
+		return wrongQuery(query)
+	case errors.Is(err, registry.ErrNoGroup):
+		return notFound("see `covey group list`", "%s", err)
+	case errors.Is(err, registry.ErrUsed):
+		return problem(http.StatusConflict, v1.CodeConflict, "change or delete that one first", "%s", err)
 	case errors.Is(err, registry.ErrNotFound):
 		return notFound("see `covey device list`", "%s", err)
 	case errors.Is(err, rollout.ErrNotFound):

@@ -61,11 +61,11 @@ func (a *API) plan(set v1.Set) (p plan, err error) {
 // group is the devices of a query, at least one. A query that is just the id of
 // a revoked device finds it too, so that it is refused with the reason.
 func (a *API) group(s string) ([]registry.Device, error) {
-	q, err := registry.ParseQuery(s)
+	q, err := a.cfg.Registry.Query(s)
 	if err != nil {
 		return nil, err
 	}
-	if list := a.cfg.Registry.Devices(q); len(list) > 0 {
+	if list := a.cfg.Registry.Select(q); len(list) > 0 {
 		return list, nil
 	}
 	if d, found := a.cfg.Registry.Device(wire.DeviceID(s)); found {

@@ -28,6 +28,7 @@ const (
 func (a *API) watches() {
 	tags := []string{"watch"}
 	devices := a.prepare(huma.Operation{OperationID: "watch-devices", Method: http.MethodGet, Path: "/v1/watch/devices", Summary: "Devices of a query, now and whenever they change", Tags: tags}, viewer)
+	devices.Middlewares = append(devices.Middlewares, a.knownQuery)
 	sse.Register(a.huma, devices, map[string]any{"device": v1.DeviceChange{}, "ping": v1.Ping{}}, a.watchDevices)
 	rollouts := a.prepare(huma.Operation{OperationID: "watch-rollout", Method: http.MethodGet, Path: "/v1/watch/rollouts/{id}", Summary: "A rollout, now and whenever it changes, until it is over", Tags: tags}, viewer)
 	rollouts.Middlewares = append(rollouts.Middlewares, a.knownRollout)
@@ -54,24 +55,16 @@ func (s stream) Flush() {
 
 // WatchDevices is what watch-devices takes.
 type WatchDevices struct {
-	Query string `query:"query" maxLength:"1024"`
-
-	q registry.Query
-}
-
-// Resolve refuses a bad query before the stream begins.
-func (w *WatchDevices) Resolve(huma.Context) []error {
-	q, err := query(w.Query)
-	if err != nil {
-		return []error{&huma.ErrorDetail{Location: "query.query", Message: err.Error()}}
-	}
-	w.q = q
-	return nil
+	Query string `query:"query" maxLength:"4096"`
 }
 
 func (a *API) watchDevices(ctx context.Context, in *WatchDevices, send sse.Sender) {
 	w := a.cfg.Registry.Watch(1024)
 	defer w.Close()
+	q, err := a.query(in.Query) // a group in it may have gone since it was checked
+	if err != nil {
+		return
+	}
 	sent := map[wire.DeviceID]v1.Device{}
 	show := func(d registry.Device) error {
 		desired, err := a.cfg.Registry.Desired(d.ID)
@@ -86,14 +79,14 @@ func (a *API) watchDevices(ctx context.Context, in *WatchDevices, send sse.Sende
 		return send.Data(v1.DeviceChange{Device: now})
 	}
 	all := func() error {
-		for _, d := range a.cfg.Registry.Devices(in.q) {
+		for _, d := range a.cfg.Registry.Select(q) {
 			if err := show(d); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	err := all()
+	err = all()
 	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
 	for err == nil {
@@ -110,8 +103,12 @@ func (a *API) watchDevices(ctx context.Context, in *WatchDevices, send sse.Sende
 			switch {
 			case e.Kind == registry.EventLagged:
 				err = all()
+			case e.Kind == registry.EventGroup:
+				if q, err = a.query(in.Query); err == nil {
+					err = all()
+				}
 			case e.Kind == registry.EventResult || !found:
-			case in.q.Match(d) || shown:
+			case a.cfg.Registry.Match(q, d) || shown:
 				err = show(d)
 			}
 		}

@@ -52,59 +52,6 @@ func TestApply(t *testing.T) {
 	}
 }
 
-func TestQuery(t *testing.T) {
-	d := Device{
-		ID: "pi-1", Name: "Porch", Labels: map[string]string{"site": "north", "ring": "canary"}, State: wire.StateOnline,
-		Hello: &wire.Hello{
-			Board: "pi5", Arch: "arm64",
-			Accelerators: []wire.HelloDevice{{Accelerator: "cpu"}, {Accelerator: "edgetpu"}},
-			Pipelines:    []wire.HelloPipeline{{Name: "cam"}},
-		},
-	}
-	for s, want := range map[string]bool{
-		"all": true, "pi-1": true, "pi-2": false, "id=pi-1": true, "site=north": true, "site=south": false, "nothing=x": false,
-		"site=north, ring=canary": true, "site=north,ring=x": false, "board=pi5,accelerator=edgetpu": true, "accelerator=gpu": false,
-		"pipeline=cam,online=true": true, "online=false": false, "name=Porch": true, "all,board=pi5": true,
-	} {
-		q, err := ParseQuery(s)
-		if err != nil {
-			t.Errorf("%q: %v", s, err)
-			continue
-		}
-		if q.Match(d) != want {
-			t.Errorf("%q matches: %v", s, !want)
-		}
-	}
-	for _, s := range []string{"", ",", "all,", "=x", "a=", "A=b", "pi-1,pi-2", "a=b=c,", "a=x\x00", "all=x", "ä", "a b"} {
-		if q, err := ParseQuery(s); err == nil {
-			t.Errorf("%q was read as %q", s, q)
-		}
-	}
-	if (Query{}).Match(d) {
-		t.Error("the empty query matches")
-	}
-	d.Revoked = time.Now()
-	if All().Match(d) {
-		t.Error("a revoked device is in a group")
-	}
-}
-
-func FuzzParseQuery(f *testing.F) {
-	for _, s := range []string{"all", "pi-1", "a=b,c=d", "board=pi5", "id=x,all", "a=ü", "\xff=1"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		q, err := ParseQuery(s)
-		if err != nil {
-			return
-		}
-		again, err := ParseQuery(q.String())
-		if err != nil || again.String() != q.String() {
-			t.Fatalf("%q is written %q, which is read as %q, %v", s, q, again, err)
-		}
-	})
-}
-
 func TestWatchLags(t *testing.T) {
 	var r Registry
 	w := r.Watch(2)

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,6 +68,9 @@ type Registry struct {
 	mu      sync.RWMutex
 	devices map[wire.DeviceID]*entry
 
+	grouping sync.RWMutex // held for writing until a change is on the disk
+	groups   map[string]Group
+
 	trusting   sync.Mutex // one bundle of signatures at a time
 	publishing sync.Mutex // keeps an older desired document from overtaking a newer one
 
@@ -89,10 +90,13 @@ func Open(db *store.Store, a *auth.Authority, broker Broker, cfg Config) (*Regis
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	r := &Registry{cfg: cfg, db: db, auth: a, broker: broker, devices: map[wire.DeviceID]*entry{}}
+	r := &Registry{cfg: cfg, db: db, auth: a, broker: broker, devices: map[wire.DeviceID]*entry{}, groups: map[string]Group{}}
 	r.bad.log = cfg.Log
 	r.blocks = newBlocks(r)
 	err := db.View(func(tx *store.Tx) error {
+		if err := r.readGroups(tx); err != nil {
+			return err
+		}
 		return store.Each(tx, bucketDevice, "", func(_ string, d Device) error {
 			if d.State == wire.StateOnline {
 				d.State = wire.StateOffline
@@ -102,7 +106,7 @@ func Open(db *store.Store, a *auth.Authority, broker Broker, cfg Config) (*Regis
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read devices: %w", err)
+		return nil, fmt.Errorf("read devices and groups: %w", err)
 	}
 	return r, nil
 }
@@ -131,20 +135,6 @@ func (r *Registry) Device(id wire.DeviceID) (d Device, ok bool) {
 		return d, false
 	}
 	return *e.dev.Load(), true
-}
-
-// Devices are those a query names, by id.
-func (r *Registry) Devices(q Query) []Device {
-	r.mu.RLock()
-	list := make([]Device, 0, len(r.devices))
-	for _, e := range r.devices {
-		if d := e.dev.Load(); q.Match(*d) {
-			list = append(list, *d)
-		}
-	}
-	r.mu.RUnlock()
-	slices.SortFunc(list, func(a, b Device) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	return list
 }
 
 // change is the one way in which a known device's record changes. fn works on a
@@ -190,25 +180,27 @@ func (r *Registry) Rename(id wire.DeviceID, name string) error {
 
 // SetLabels sets labels of a device, and takes away those that are set to "".
 func (r *Registry) SetLabels(id wire.DeviceID, labels map[string]string) error {
-	if err := ValidLabels(labels); err != nil {
+	set := maps.Clone(labels)
+	maps.DeleteFunc(set, func(_, v string) bool { return v == "" })
+	if err := ValidLabels(set); err != nil {
 		return err
 	}
 	return r.change(id, true, func(d *Device) error {
-		next := maps.Clone(d.Labels)
-		if next == nil {
-			next = map[string]string{}
-		}
-		for k, v := range labels {
-			if next[k] = v; v == "" {
-				delete(next, k)
-			}
-		}
-		if len(next) > maxLabels {
-			return fmt.Errorf("labels of %q: %w: at most %d", id, ErrInvalid, maxLabels)
-		}
+		next := map[string]string{}
+		maps.Copy(next, d.Labels)
+		maps.DeleteFunc(next, func(k, _ string) bool { v, named := labels[k]; return named && v == "" })
 		d.Labels = next
-		return nil
+		return d.addLabels(set)
 	}, nil)
+}
+
+// addLabels adds to labels that are nobody else's.
+func (d *Device) addLabels(labels map[string]string) error {
+	maps.Copy(d.Labels, labels)
+	if len(d.Labels) > wire.MaxLabels {
+		return fmt.Errorf("labels of %q: %w: %d, at most %d", d.ID, ErrInvalid, len(d.Labels), wire.MaxLabels)
+	}
+	return nil
 }
 
 // An Enrolment is what a device that joined gets.
@@ -246,7 +238,9 @@ func (r *Registry) Enrol(secret, csrPEM string, want wire.DeviceID) (Enrolment, 
 		if d.Labels == nil {
 			d.Labels = map[string]string{}
 		}
-		maps.Copy(d.Labels, token.Labels)
+		if err := d.addLabels(token.Labels); err != nil {
+			return err
+		}
 		return store.Put(tx, bucketDevice, string(id), d)
 	})
 	if err != nil {

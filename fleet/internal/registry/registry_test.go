@@ -26,6 +26,7 @@ import (
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/blob/pack"
 	"github.com/covey-edge/covey/fleet/internal/auth"
+	"github.com/covey-edge/covey/fleet/internal/group"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/store"
 	"github.com/covey-edge/covey/fleet/release"
@@ -164,8 +165,8 @@ func TestDeviceLife(t *testing.T) {
 		}
 	}
 	check(wire.StateOnline)
-	q, err := registry.ParseQuery("board=pi5,ring=canary,online=true")
-	if err != nil || len(r.Devices(q)) != 1 {
+	q, err := r.Query("board=pi5,ring=canary,online=true")
+	if err != nil || len(r.Select(q)) != 1 {
 		t.Errorf("query: %v", err)
 	}
 	r.db.Close()
@@ -175,14 +176,14 @@ func TestDeviceLife(t *testing.T) {
 	if err := r.Revoke("pi"); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.br.kicked) != 1 || len(r.Devices(registry.All())) != 0 {
-		t.Errorf("kicked %v, %d devices", r.br.kicked, len(r.Devices(registry.All())))
+	if len(r.br.kicked) != 1 || len(r.Select(group.All())) != 0 {
+		t.Errorf("kicked %v, %d devices", r.br.kicked, len(r.Select(group.All())))
 	}
 	if _, err := r.ChangeDesired("pi", func(*wire.DesiredSigned) error { return nil }); !errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("desired of a revoked device: %v", err)
 	}
 	r.join(t, "pi")
-	if len(r.Devices(registry.All())) != 1 {
+	if len(r.Select(group.All())) != 1 {
 		t.Error("did not come back")
 	}
 	for name, err := range map[string]error{

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/covey-edge/covey/fleet/internal/group"
 	"github.com/covey-edge/covey/fleet/internal/store"
 	"github.com/covey-edge/covey/fleet/trust"
 	"github.com/covey-edge/covey/fleet/wire"
@@ -75,7 +76,7 @@ func (r *Registry) TakeTrust(ctx context.Context, body []byte) (trust.Set, error
 		return trust.Set{}, err
 	}
 	// It is in every document that goes out from now on; this makes one go out.
-	for _, d := range r.Devices(All()) {
+	for _, d := range r.Select(group.All()) {
 		if _, err := r.ChangeDesired(d.ID, func(*wire.DesiredSigned) error { return nil }); err != nil && !errors.Is(err, ErrNotFound) {
 			return trust.Set{}, err // one that is not found was revoked meanwhile
 		}

@@ -14,6 +14,7 @@ const (
 	EventDesired EventKind = "desired" // a new desired document went out
 	EventExec    EventKind = "exec"    // Step was taken in, for the first time
 	EventResult  EventKind = "result"  // Answer was taken in, for the first time
+	EventGroup   EventKind = "group"   // a named group changed: read queries anew
 	EventLagged  EventKind = "lagged"  // events were dropped: read everything anew
 )
 

@@ -12,7 +12,7 @@ import (
 // Limits of what the API takes, bytes unless it says otherwise.
 const (
 	MaxBody     = 64 << 10 // of a JSON request, but a manifest
-	MaxQuery    = 1024     // of a device query
+	MaxQuery    = 4 << 10  // of a query over devices
 	MaxPage     = 10_000   // devices, rollouts or results of one answer
 	DefaultPage = 1000
 )
@@ -32,6 +32,7 @@ type Problem struct {
 type Detail struct {
 	Where string `json:"where" example:"body.pipeline"`
 	What  string `json:"what"`
+	Mark  string `json:"mark,omitempty" doc:"Two lines: what was sent, and a caret under the mistake"`
 }
 
 // Error is the problem in one line.
@@ -117,6 +118,34 @@ type DeviceDetail struct {
 type Devices struct {
 	Devices []Device `json:"devices"`
 	Next    string   `json:"next,omitempty" doc:"Ask again with after= this; empty on the last page"`
+}
+
+// A Group is a name for devices. In queries it is @name.
+type Group struct {
+	Name       string          `json:"name"`
+	Membership string          `json:"membership" enum:"static,snapshot,dynamic" doc:"static: a list; snapshot: a query that a rollout asks when it starts; dynamic: and goes on asking"`
+	Query      string          `json:"query,omitempty"`
+	Devices    []wire.DeviceID `json:"devices,omitempty" doc:"Of a static group; they need not have joined yet"`
+	By         string          `json:"by" doc:"Who set it"`
+	Changed    time.Time       `json:"changed"`
+}
+
+// A GroupDetail is a group and how many devices are in it now.
+type GroupDetail struct {
+	Group
+	Size int `json:"size"`
+}
+
+// Groups are all named groups, by name.
+type Groups struct {
+	Groups []Group `json:"groups"`
+}
+
+// A GroupRequest makes a group of a query or of a list.
+type GroupRequest struct {
+	Membership string          `json:"membership,omitempty" enum:"static,snapshot,dynamic" doc:"Absent: static for a list, snapshot for a query"`
+	Query      string          `json:"query,omitempty" maxLength:"4096"`
+	Devices    []wire.DeviceID `json:"devices,omitempty" maxItems:"10000"`
 }
 
 // A DevicePatch changes what people say about a device. What is absent stays; a
@@ -217,7 +246,7 @@ type Variant struct {
 
 // A Set asks for a release on a pipeline of a group of devices.
 type Set struct {
-	Query    string `json:"query" minLength:"1" maxLength:"1024" doc:"A device id, or a query over labels"`
+	Query    string `json:"query" minLength:"1" maxLength:"4096" doc:"Which devices, as in site == lyon and ram >= 1GiB"`
 	Pipeline string `json:"pipeline" pattern:"^[a-z0-9-]{1,32}$"`
 	Release  string `json:"release" minLength:"1" maxLength:"128" doc:"name@version, name (the newest), or the beginning of a digest (8 digits or more)"`
 	Devices  int    `json:"devices,omitempty" minimum:"0" doc:"How many devices the group is believed to have: another number is a conflict. 0: any"`
