@@ -26,8 +26,9 @@ const DefaultData = "/var/lib/covey"
 type File struct {
 	Device        wire.DeviceID // "" when the file does not say: see DeviceName
 	Data          string
-	Log           string // trace, debug, info, warn, error
-	HealthSeconds int    // 0 when the file does not say
+	Log           string            // trace, debug, info, warn, error
+	HealthSeconds int               // 0 when the file does not say
+	Labels        map[string]string // what the fleet's queries find the board by; an operator's win
 	Fleet         FleetFile
 	Home          *HomeFile                             // nil: no home link
 	Accelerators  []hal.Accelerator                     // that models may run on, best first; empty: all there are
@@ -185,6 +186,7 @@ func (d *configDecoder) fileFields(f *File) fields {
 		"data":           d.path(&f.Data),
 		"log":            d.oneOf(&f.Log, "trace", "debug", "info", "warn", "error"),
 		"health_seconds": d.integer(&f.HealthSeconds, 5, 86400),
+		"labels":         d.labels(&f.Labels),
 		"fleet": d.object("fleet", fields{
 			"enabled":  d.not(&f.Fleet.Disabled),
 			"config":   d.not(&f.Fleet.NoConfig),

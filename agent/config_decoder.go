@@ -294,6 +294,21 @@ func (d *configDecoder) settings(to *map[hal.Accelerator]map[string]string) fiel
 	}
 }
 
+// labels reads labels of the board.
+func (d *configDecoder) labels(to *map[string]string) field {
+	return func(n *yaml.Node) {
+		*to = map[string]string{}
+		d.eachKey(n, "labels", func(key, value *yaml.Node) {
+			if v, ok := d.scalar(value, "text", "!!str", "!!int", "!!float", "!!bool"); ok {
+				(*to)[key.Value] = v
+			}
+		})
+		if err := wire.CheckLabels(*to); err != nil {
+			d.errorf(n, "%v", err)
+		}
+	}
+}
+
 // region reads the corners of a part of the picture.
 func (d *configDecoder) region(to *[4]float32) field {
 	return func(n *yaml.Node) {

@@ -56,7 +56,7 @@ func TestExampleConfig(t *testing.T) {
 	for _, p := range f.Pipelines {
 		shown[p.Source.Type] = true
 	}
-	if len(shown) != len(sourceTypes) || len(f.Delegates) == 0 || len(f.Settings) == 0 || p.Fit == "" || f.Fleet.URL == "" || f.Home.PasswordFile == "" || f.HealthSeconds == 0 || p.Memory == 0 || p.Top == 0 || p.Source.FPS == 0 {
+	if len(shown) != len(sourceTypes) || len(f.Delegates) == 0 || len(f.Settings) == 0 || p.Fit == "" || f.Fleet.URL == "" || f.Home.PasswordFile == "" || f.HealthSeconds == 0 || f.Labels["floor"] != "2" || p.Memory == 0 || p.Top == 0 || p.Source.FPS == 0 {
 		t.Errorf("settings were not switched on: %+v", f)
 	}
 }
@@ -67,6 +67,7 @@ device: porch-1
 data: state
 log: debug
 health_seconds: 30
+labels: {site: lyon, floor: 2}
 fleet: {enabled: true, url: "mqtts://fleet.example"}
 home: {broker: "mqtts://[fe80::1]", user: covey, password_file: home.pass, ca: ca.pem}
 pipelines:
@@ -92,7 +93,7 @@ pipelines:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Device != "porch-1" || f.Data != "/etc/covey/state" || f.Log != "debug" || f.HealthSeconds != 30 ||
+	if f.Device != "porch-1" || f.Data != "/etc/covey/state" || f.Log != "debug" || f.HealthSeconds != 30 || len(f.Labels) != 2 || f.Labels["floor"] != "2" ||
 		f.Fleet != (FleetFile{URL: "mqtts://fleet.example:8883"}) ||
 		*f.Home != (HomeFile{Broker: "mqtts://[fe80::1]:8883", User: "covey", PasswordFile: "/etc/covey/home.pass", CA: "/etc/covey/ca.pem"}) {
 		t.Errorf("got %+v home %+v", f, f.Home)
@@ -197,6 +198,10 @@ func TestMistakesSayWhereAndWhat(t *testing.T) {
 		{"device of a CPU", pipe("accelerator_device: usb:0\n    accelerator: cpu"), "cpu has no device usb:0"},
 		{"GPU of an Edge TPU", pipe("accelerator: edgetpu\n    accelerator_device: gpu:0"), "edgetpu has no device gpu:0"},
 		{"stick of a GPU", pipe("accelerator: tensorrt\n    accelerator_device: usb:0"), "tensorrt has no device usb:0"},
+		{"label with a comma", "labels: {site: 'a,b'}", "1:9: labels.site: \"a,b\" has a comma"},
+		{"label without an id", "labels: {Site: a}", `"Site" is not an id`},
+		{"empty label", "labels: {site: ''}", "labels.site: missing"},
+		{"label with a list", "labels: {site: [a]}", "want text"},
 		{"health", "health_seconds: 1", "1 is not a whole number within 5 and 86400"},
 		{"no model can come", "fleet: {enabled: false}\n" + source("type: synthetic"), "pipeline cam has no model"},
 		{"control character", `data: "a\0b"`, "text holds a control character"},

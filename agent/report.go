@@ -54,7 +54,7 @@ func (a *agent) hello() wire.Hello {
 	h := wire.Hello{
 		BootID: a.bootID(), Agent: a.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Board: a.Board.Name,
 		CPUs: a.Board.CPUs, RAM: a.Board.RAM, Accelerators: a.devices, Runtimes: maps.Clone(a.runtimes),
-		Pipelines: a.helloPipelines(), MaxBlock: wire.BlockSize,
+		Pipelines: a.helloPipelines(), MaxBlock: wire.BlockSize, Labels: a.File.Labels,
 	}
 	if a.Fleet != nil {
 		h.CertExpires = a.Fleet.CertExpires
