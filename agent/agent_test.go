@@ -203,7 +203,7 @@ func (w *world) board(ctx context.Context, e hal.Engine, log zerolog.Logger) (st
 	ended := make(chan error, 1)
 	go func() {
 		ended <- Run(ctx, Config{
-			File: &File{Data: w.t.TempDir(), Pipelines: []PipelineFile{
+			File: &File{Data: w.t.TempDir(), Labels: map[string]string{"site": "lyon"}, Pipelines: []PipelineFile{
 				{Name: "pinned", Source: SourceFile{Type: "fake", FPS: 10}, Model: local},
 				{Name: "fleet", Source: SourceFile{Type: "fake", FPS: 20}},
 			}},
@@ -259,6 +259,10 @@ func TestAgent(t *testing.T) {
 		}
 		if p := r.Pipelines["pinned"]; !p.Pinned || p.Active == nil || p.Active.Name != "local" || p.Accelerator != "cpu" {
 			t.Errorf("reported of the pinned pipeline: %+v", p)
+		}
+		m, _ := w.broker.Retained(w.fleet.Hello())
+		if h, err := wire.Parse[wire.Hello](m.Payload, wire.MaxHello); err != nil || h.Labels["site"] != "lyon" {
+			t.Errorf("hello: %s, %v", m.Payload, err)
 		}
 		if err := stop(); err != nil {
 			t.Error(err)

@@ -52,6 +52,23 @@ func TestApply(t *testing.T) {
 	}
 }
 
+func BenchmarkSelect(b *testing.B) {
+	r := &Registry{cfg: Config{Now: time.Now}, devices: map[wire.DeviceID]*entry{}}
+	for range 100_000 {
+		r.put(&Device{ID: wire.DeviceID(wire.NewID("d")), Labels: map[string]string{"site": "lyon"}, State: wire.StateOnline,
+			Hello: &wire.Hello{Agent: "1.3.2", RAM: 4 << 30, Accelerators: []wire.HelloDevice{{Accelerator: "cpu"}, {Accelerator: "edgetpu"}}}})
+	}
+	q, err := r.Query(`site == "lyon" and accel has "edgetpu" and ram >= 1GiB and not (agent < 1.3.0) and online`)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if len(r.Select(q)) != len(r.devices) {
+			b.Fatal("not all")
+		}
+	}
+}
+
 func TestWatchLags(t *testing.T) {
 	var r Registry
 	w := r.Watch(2)
