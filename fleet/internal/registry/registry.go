@@ -5,9 +5,11 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,6 +69,7 @@ type Registry struct {
 
 	mu      sync.RWMutex
 	devices map[wire.DeviceID]*entry
+	order   []*entry // of devices, by id
 
 	grouping sync.RWMutex // held for writing until a change is on the disk
 	groups   map[string]Group
@@ -118,6 +121,8 @@ func (r *Registry) put(d *Device) {
 	if e == nil {
 		e = &entry{}
 		r.devices[d.ID] = e
+		at, _ := slices.BinarySearchFunc(r.order, d.ID, func(e *entry, id wire.DeviceID) int { return cmp.Compare(e.dev.Load().ID, id) })
+		r.order = slices.Insert(r.order, at, e)
 	}
 	e.dev.Store(d)
 }

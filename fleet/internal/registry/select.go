@@ -1,10 +1,8 @@
 package registry
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
-	"slices"
 	"strconv"
 	"time"
 
@@ -47,14 +45,13 @@ func (r *Registry) Select(q group.Query) []Device {
 	var s group.Subject // one for all: it would go to the heap for each
 	var found []*Device
 	r.mu.RLock()
-	for _, e := range r.devices {
+	for _, e := range r.order {
 		d := e.dev.Load()
 		if s = d.Subject(now); q.Match(&s) {
 			found = append(found, d)
 		}
 	}
 	r.mu.RUnlock()
-	slices.SortFunc(found, func(a, b *Device) int { return cmp.Compare(a.ID, b.ID) })
 	list := make([]Device, len(found))
 	for i, d := range found {
 		list[i] = *d
