@@ -124,10 +124,14 @@ func TestOperatorsLabelsWin(t *testing.T) {
 			t.Errorf("%s: %q, want %q", text, got, want)
 		}
 	}
+	d, _ := r.Device("pi")
+	if fmt.Sprint(d.AllLabels()) != "map[rack:7 site:north]" {
+		t.Errorf("labels %v", d.AllLabels())
+	}
 	if err := r.SetLabels("pi", map[string]string{"site": ""}); err != nil {
 		t.Fatal(err)
 	}
-	d, _ := r.Device("pi")
+	d, _ = r.Device("pi")
 	if r.who("site == own") != "pi" || fmt.Sprint(d.AllLabels()) != "map[rack:7 site:own]" {
 		t.Errorf("without the operator's: %v", d.AllLabels())
 	}
