@@ -118,7 +118,7 @@ var deps = []struct{ module, rooms string }{
 	{"github.com/eclipse/paho.mqtt.golang", "fleet/link/mqtt fleet/internal/..._test fleet/e2e_test scripts/benchmark"},
 	{"github.com/mochi-mqtt/server/v2", "fleet/internal/broker fleet/link/mqtt_test agent/internal/uplink_test"},
 	{"github.com/theupdateframework/go-tuf/v2", "fleet/trust"},
-	{"github.com/miekg/pkcs11", "fleet/cmd/covey-signer-pkcs11"}, // cgo; loads a token's library in a program of its own
+	{"github.com/miekg/pkcs11", "fleet/cmd/covey-signer-pkcs11"},         // cgo; loads a token's library in a program of its own
 	{"github.com/secure-systems-lab/go-securesystemslib", "fleet/trust"}, // keys under a passphrase, canonical JSON
 	{"go.etcd.io/bbolt", "agent/internal/uplink fleet/internal/store"},
 	{"github.com/danielgtaylor/huma/v2", "fleet/internal/api"},
