@@ -84,14 +84,15 @@ var arrows = []struct{ room, may string }{
 	{"fleet/internal/audit", "fleet/internal/store"},
 	{"fleet/internal/auth", "fleet/internal/store"},
 	{"fleet/internal/group", ""}, // pure: the command line completes and explains with it
+	{"fleet/internal/policy", "fleet/window"},
 	{"fleet/internal/registry", "fleet/internal/auth fleet/internal/group fleet/internal/store fleet/blob fleet/blob/pack fleet/release fleet/trust fleet/window"},
-	{"fleet/internal/rollout", "fleet/internal/group fleet/internal/registry fleet/internal/store fleet/blob fleet/release fleet/window"},
+	{"fleet/internal/rollout", "fleet/internal/group fleet/internal/policy fleet/internal/registry fleet/internal/store fleet/blob fleet/release fleet/window"},
 	{"fleet/internal/broker", "fleet/internal/auth fleet/internal/registry fleet/link/mem"},
-	{"fleet/internal/api/v1", ""},
+	{"fleet/internal/api/v1", "fleet/internal/policy"},
 	{"fleet/internal/...", "fleet/blob fleet/release fleet/trust fleet/window hal/modelfile"},
 	{"fleet/cmd/covey-fleet", "fleet"},
 	{"fleet/cmd/covey-signer-pkcs11", ""},
-	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/internal/group fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch hal/ladder hal/runner"},
+	{"fleet/cmd/covey", "fleet/internal/api/v1 fleet/internal/group fleet/internal/policy fleet/blob fleet/release fleet/trust hal/modelfile hal/vision hal/task hal/sketch hal/ladder hal/runner"},
 	{"fleet", "fleet/internal/... fleet/blob fleet/release fleet/trust fleet/link/..."},
 
 	{"firmware/...", ""},
@@ -126,7 +127,7 @@ var deps = []struct{ module, rooms string }{
 	{"github.com/spf13/cobra", "agent/cmd/covey-agent fleet/cmd/covey fleet/cmd/covey-fleet"},
 	{"github.com/klauspost/compress", "fleet/blob/pack fleet/internal/registry_test"},
 	{"github.com/santhosh-tekuri/jsonschema/v6", "fleet/wire_test fleet/release_test"},
-	{"go.yaml.in/yaml/v3", "agent fleet"},
+	{"go.yaml.in/yaml/v3", "agent fleet fleet/cmd/covey"},
 	{"github.com/rs/zerolog", "agent/... fleet fleet/internal/... fleet/link/... fleet/cmd/... fleet/sim fleet/e2e hal/ladder hal/runner hal/answers_test hal/cmd/... scripts/benchmark"},
 	{"github.com/bluenviron/gortsplib/v5", "hal/source/exec_test"}, // an RTSP server to read from
 	{"github.com/pion/rtp", "hal/source/exec_test"},
