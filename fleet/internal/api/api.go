@@ -20,6 +20,7 @@ import (
 	"github.com/covey-edge/covey/fleet/blob"
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/internal/auth"
+	"github.com/covey-edge/covey/fleet/internal/policy"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/wire"
@@ -93,7 +94,8 @@ func New(cfg Config) (*API, error) {
 	return a, a.metrics()
 }
 
-// schemaName tells the messages of devices from the API's own types.
+// schemaName tells the messages of devices, and what a policy is made of, from the
+// API's own types.
 func schemaName(t reflect.Type, hint string) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -101,6 +103,9 @@ func schemaName(t reflect.Type, hint string) string {
 	name := huma.DefaultSchemaNamer(t, hint)
 	if t.PkgPath() == reflect.TypeFor[wire.Hello]().PkgPath() {
 		name = "Wire" + name
+	}
+	if how := reflect.TypeFor[policy.Policy](); t.PkgPath() == how.PkgPath() && t != how {
+		name = "Policy" + name
 	}
 	return name
 }

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/internal/auth"
 	"github.com/covey-edge/covey/fleet/internal/group"
+	"github.com/covey-edge/covey/fleet/internal/policy"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/internal/store"
@@ -70,7 +71,11 @@ func (a *API) problem(op string, err error) *v1.Problem {
 		return notFound("see `covey release list`", "%s", err)
 	case errors.Is(err, rollout.ErrTaken):
 		return problem(http.StatusConflict, v1.CodeConflict, "push it under another version: `--version`", "%s", err)
-	case errors.Is(err, rollout.ErrOver):
+	case errors.Is(err, rollout.ErrRole):
+		return problem(http.StatusForbidden, v1.CodeForbidden, "let somebody approve who may: `covey token list`", "%s", err)
+	case errors.Is(err, policy.ErrInvalid):
+		return problem(http.StatusUnprocessableEntity, v1.CodeInvalid, "see `covey rollout start --help` for what a policy says", "%s", err)
+	case errors.Is(err, rollout.ErrOver), errors.Is(err, rollout.ErrState):
 		return problem(http.StatusConflict, v1.CodeConflict, "see `covey rollout show`", "%s", err)
 	case errors.Is(err, auth.ErrDenied):
 		return problem(http.StatusUnauthorized, v1.CodeUnauthorized, "", "%s", err)

@@ -139,7 +139,7 @@ func (a *API) watchRollout(ctx context.Context, in *RolloutID, send sse.Sender) 
 		if err != nil {
 			return
 		}
-		c := v1.RolloutChange{Rollout: rolloutOf(r), Executions: news(sent, xs)}
+		c := v1.RolloutChange{Rollout: rolloutOf(r, xs), Executions: news(sent, r, xs)}
 		if len(c.Executions) > 0 || !reflect.DeepEqual(c.Rollout, last) {
 			last = c.Rollout
 			if send.Data(c) != nil {
@@ -153,10 +153,10 @@ func (a *API) watchRollout(ctx context.Context, in *RolloutID, send sse.Sender) 
 }
 
 // news are the executions that differ from what was sent, which it updates.
-func news(sent map[wire.DeviceID]v1.Execution, xs []rollout.Execution) []v1.Execution {
+func news(sent map[wire.DeviceID]v1.Execution, r rollout.Rollout, xs []rollout.Execution) []v1.Execution {
 	list := []v1.Execution{}
 	for _, x := range xs {
-		v := executionOf(x)
+		v := executionOf(r, x)
 		old, ok := sent[x.Device]
 		old.Updated = v.Updated // the time alone is no news
 		if ok && reflect.DeepEqual(old, v) {

@@ -14,52 +14,17 @@ const (
 	CodeRevoked  = "E_REVOKED"  // the device may no longer connect
 	CodeDigest   = "E_DIGEST"   // the device says done, and runs something else
 	CodeDesired  = "E_DESIRED"  // the device did not accept its desired document
+	CodeBefore   = "E_BEFORE"   // there is nothing to go back to
 )
-
-// A Move is one thing that Next asks for, about one execution (an index).
-type Move struct {
-	Kind      MoveKind
-	Execution int
-}
-
-// A MoveKind says what to do.
-type MoveKind int
-
-const (
-	Order MoveKind = iota // write the execution into its device's desired document
-	Drop                  // cancel an execution that was never ordered
-	Undo                  // cancel an execution and put back what the device was asked for before
-)
-
-// Next says what a rollout should do now, and whether every execution is over.
-// Without a move and not over, it waits for devices. It is asked again after
-// every change and after a restart, so moves need not be remembered.
-func Next(r Rollout, xs []Execution) (moves []Move, over bool) {
-	over = true
-	for i, x := range xs {
-		if x.State.Terminal() {
-			continue
-		}
-		over = false
-		switch {
-		case r.State == wire.RolloutRunning && x.Rev == 0:
-			moves = append(moves, Move{Order, i})
-		case r.State == wire.RolloutAborted && x.Rev == 0:
-			moves = append(moves, Move{Drop, i})
-		case r.State == wire.RolloutAborted:
-			moves = append(moves, Move{Undo, i})
-		}
-	}
-	return moves, over
-}
 
 // Step is x after a device's execution step. Steps are hints: they come late,
 // twice and out of order, and none of them makes a success; Reported does.
 func Step(r Rollout, x Execution, s wire.ExecStep) Execution {
-	if s.Execution != x.ID || s.N <= x.N || s.Release != r.Release.Digest || x.State.Terminal() || !s.State.Valid() {
+	if s.Execution != x.ID || s.N <= x.N || s.Release != goal(r, x).Digest || x.State.Terminal() || !s.State.Valid() {
 		return x
 	}
 	x.N, x.Done, x.Total, x.GapMS = s.N, s.Done, s.Total, max(x.GapMS, s.GapMS)
+	x = x.with(s.Evidence)
 	if s.State == wire.Succeeded || s.State == wire.AlreadyInstalled {
 		return x
 	}
@@ -68,8 +33,8 @@ func Step(r Rollout, x Execution, s wire.ExecStep) Execution {
 }
 
 // Reported is x after what a device reported, which is the truth. An execution
-// succeeded when the device says so and runs the desired digest. What is over
-// stays over, unless the device says otherwise of this very execution.
+// succeeded when the device says so and runs the desired digest. What is over stays
+// over: an execution ends once, and what was canceled is no longer asked for.
 func Reported(r Rollout, x Execution, rep wire.Reported) Execution {
 	p, ok := rep.Pipelines[r.Pipeline]
 	if ok && p.Execution == x.ID {
@@ -105,20 +70,32 @@ func revoked() *wire.Fault {
 }
 
 func reportedSelf(r Rollout, x Execution, p wire.ReportedPipeline) Execution {
-	if !p.State.Valid() || x.State.Terminal() && !p.State.Terminal() {
+	if !p.State.Valid() || x.State.Terminal() {
 		return x
 	}
 	x.State, x.Fault = p.State, p.Fault
+	x = x.with(p.Evidence)
 	if p.State != wire.Succeeded && p.State != wire.AlreadyInstalled {
 		return x
 	}
-	if p.Active == nil || p.Active.Release != r.Release.Digest {
+	if p.Active != nil && p.Active.SHA256 != "" {
+		x.Variant = p.Active.SHA256
+	}
+	if p.Active == nil || p.Active.Release != goal(r, x).Digest {
 		runs := "nothing"
 		if p.Active != nil {
 			runs = p.Active.Name + "@" + p.Active.Version + " (" + p.Active.Release.Short() + ")"
 		}
 		x.State = wire.Failed
 		x.Fault = &wire.Fault{Code: CodeDigest, Text: fmt.Sprintf("the device says %s, but runs %s", p.State, runs)}
+	}
+	return x
+}
+
+// with is x with what was measured.
+func (x Execution) with(e *wire.Evidence) Execution {
+	if e != nil {
+		x.Evidence, x.Variant = e, e.Model
 	}
 	return x
 }
@@ -149,12 +126,18 @@ func attempt(pipeline string, digest wire.Digest, wish *wire.DesiredRelease, rep
 	return n
 }
 
-// wish is the entry of the desired document that asks for an execution.
+// wish is the entry of the desired document that asks for an execution. A device
+// goes back at once: no window, no consent, no limits hold it up.
 func wish(r Rollout, x Execution) wire.DesiredRelease {
-	return wire.DesiredRelease{
-		Release: r.Release.Digest, Length: r.Release.Length, Name: r.Release.Name, Version: r.Release.Version,
+	g := goal(r, x)
+	w := wire.DesiredRelease{
+		Release: g.Digest, Length: g.Length, Name: g.Name, Version: g.Version,
 		Execution: x.ID, Attempt: x.Attempt, Mode: wire.ModeActivate,
 	}
+	if x.To == nil {
+		w = r.Policy.Order.Release(w)
+	}
+	return w
 }
 
 // before is the present wish for a pipeline if the device has fulfilled it; nil

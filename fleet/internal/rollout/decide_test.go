@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"reflect"
 	"testing"
 
 	"github.com/covey-edge/covey/fleet/wire"
@@ -18,34 +17,6 @@ func running() Rollout {
 
 func reported(rev uint64, p wire.ReportedPipeline) wire.Reported {
 	return wire.Reported{V: 1, Rev: rev, Pipelines: map[string]wire.ReportedPipeline{"cam": p}}
-}
-
-func TestNext(t *testing.T) {
-	queued := Execution{State: wire.Queued}
-	ordered := Execution{State: wire.Downloading, Rev: 3}
-	done := Execution{State: wire.Succeeded, Rev: 3}
-	refused := Execution{State: wire.Rejected}
-	for _, tc := range []struct {
-		name  string
-		state wire.RolloutState
-		xs    []Execution
-		moves []Move
-		over  bool
-	}{
-		{"order what was not asked for", wire.RolloutRunning, []Execution{queued, ordered, done, queued}, []Move{{Order, 0}, {Order, 3}}, false},
-		{"wait", wire.RolloutRunning, []Execution{ordered, done}, nil, false},
-		{"over", wire.RolloutRunning, []Execution{refused, done}, nil, true},
-		{"abort", wire.RolloutAborted, []Execution{queued, ordered, done}, []Move{{Drop, 0}, {Undo, 1}}, false},
-		{"paused makes no move", wire.RolloutPaused, []Execution{queued}, nil, false},
-		{"nobody", wire.RolloutRunning, nil, nil, true},
-	} {
-		r := running()
-		r.State = tc.state
-		moves, over := Next(r, tc.xs)
-		if !reflect.DeepEqual(moves, tc.moves) || over != tc.over {
-			t.Errorf("%s: %v %v, want %v %v", tc.name, moves, over, tc.moves, tc.over)
-		}
-	}
 }
 
 func TestStepsAreHints(t *testing.T) {
@@ -111,7 +82,7 @@ func TestReportedIsTheTruth(t *testing.T) {
 		{"nor is this one", x, complains(wire.Reported{V: 1, Rev: 5}, "E_PIPELINE"), wire.Rejected, CodePipeline},
 		{"not asked yet", Execution{ID: "ex-1", State: wire.Queued}, wire.Reported{V: 1, Rev: 5}, wire.Queued, ""},
 		{"what is over stays over", with(wire.Superseded), reported(5, wire.ReportedPipeline{Execution: "ex-1", State: wire.Downloading}), wire.Superseded, ""},
-		{"unless it was done after all", with(wire.Canceled), reported(5, wire.ReportedPipeline{Execution: "ex-1", State: wire.Succeeded, Active: two}), wire.Succeeded, ""},
+		{"even if it was done after all: it is asked to go back", with(wire.Canceled), reported(5, wire.ReportedPipeline{Execution: "ex-1", State: wire.Succeeded, Active: two}), wire.Canceled, ""},
 	} {
 		got := Reported(running(), tc.x, tc.rep)
 		code := ""

@@ -165,7 +165,7 @@ func (c *controller) wish(id wire.DeviceID) wire.DesiredRelease {
 func TestARestartForgetsNothing(t *testing.T) {
 	c := start(t)
 	targets := c.devices(3)
-	r, err := c.s.Start(release(1), "cam", "all", "ada", targets)
+	r, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: "cam", Query: "all", By: "ada"}, targets)
 	c.check(err)
 	// Nothing is ordered yet: the loop never ran before this restart.
 	c.close()
@@ -205,12 +205,12 @@ func TestTheNewestSupersedes(t *testing.T) {
 	c := start(t)
 	targets := c.devices(2)
 	c.run()
-	old, err := c.s.Start(release(1), "cam", "all", "ada", targets)
+	old, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: "cam", Query: "all", By: "ada"}, targets)
 	c.check(err)
 	c.until(old.ID, "ordered", ordered)
-	other, err := c.s.Start(release(1), "door", "pi-0", "ada", targets[:1]) // another pipeline: not touched
+	other, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: "door", Query: "pi-0", By: "ada"}, targets[:1]) // another pipeline: not touched
 	c.check(err)
-	fresh, err := c.s.Start(release(2), "cam", "pi-0", "bob", targets[:1])
+	fresh, err := c.s.Start(rollout.Wanted{Release: release(2), Pipeline: "cam", Query: "pi-0", By: "bob"}, targets[:1])
 	c.check(err)
 	c.until(fresh.ID, "ordered", ordered)
 	c.until(other.ID, "ordered", ordered)
@@ -238,11 +238,11 @@ func TestTheNewestSupersedes(t *testing.T) {
 func TestACrashWhileSuperseding(t *testing.T) {
 	c := start(t)
 	targets := c.devices(1)
-	old, err := c.s.Start(release(1), "cam", "all", "ada", targets)
+	old, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: "cam", Query: "all", By: "ada"}, targets)
 	c.check(err)
 	_, before, err := c.s.Get(old.ID)
 	c.check(err)
-	fresh, err := c.s.Start(release(2), "cam", "all", "bob", targets)
+	fresh, err := c.s.Start(rollout.Wanted{Release: release(2), Pipeline: "cam", Query: "all", By: "bob"}, targets)
 	c.check(err)
 	c.check(c.db.Update(func(tx *store.Tx) error {
 		return store.Put(tx, "rollout.exec", old.ID+"/pi-0", before[0])
@@ -274,7 +274,7 @@ func TestAFullDocumentHoldsNobodyUp(t *testing.T) {
 	})
 	c.check(err)
 	c.run()
-	r, err := c.s.Start(release(1), "cam", "all", "ada", targets)
+	r, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: "cam", Query: "all", By: "ada"}, targets)
 	c.check(err)
 	_, xs := c.until(r.ID, "ordered", func(_ rollout.Rollout, xs []rollout.Execution) bool { return xs[1].Rev > 0 })
 	if xs[0].State != wire.Rejected || xs[0].Fault == nil || xs[0].Fault.Code != rollout.CodeDesired {
@@ -286,7 +286,7 @@ func TestAbortGoesBackToWhatRan(t *testing.T) {
 	c := start(t)
 	targets := c.devices(3)
 	c.run()
-	first, err := c.s.Start(release(1), "cam", "all", "ada", targets[:2])
+	first, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: "cam", Query: "all", By: "ada"}, targets[:2])
 	c.check(err)
 	c.until(first.ID, "ordered", ordered)
 	c.check(c.succeed("pi-0"))
@@ -294,7 +294,7 @@ func TestAbortGoesBackToWhatRan(t *testing.T) {
 	c.until(first.ID, "over", over)
 	before := c.wish("pi-0")
 
-	second, err := c.s.Start(release(2), "cam", "all", "ada", targets)
+	second, err := c.s.Start(rollout.Wanted{Release: release(2), Pipeline: "cam", Query: "all", By: "ada"}, targets)
 	c.check(err)
 	c.until(second.ID, "ordered", ordered)
 	c.check(c.succeed("pi-1"))
@@ -327,7 +327,7 @@ func TestARevokedDeviceHoldsNobodyUp(t *testing.T) {
 	targets := c.devices(2)
 	c.check(c.reg.Revoke("pi-1"))
 	c.run()
-	r, err := c.s.Start(release(1), "cam", "all", "ada", targets)
+	r, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: "cam", Query: "all", By: "ada"}, targets)
 	c.check(err)
 	c.until(r.ID, "ordered for one", func(_ rollout.Rollout, xs []rollout.Execution) bool { return xs[0].Rev > 0 })
 	c.check(c.reg.Revoke("pi-0"))
@@ -343,7 +343,7 @@ func TestManyDevices(t *testing.T) {
 	targets := c.devices(n)
 	c.run()
 	began := time.Now()
-	r, err := c.s.Start(release(1), "cam", "all", "ada", targets)
+	r, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: "cam", Query: "all", By: "ada"}, targets)
 	c.check(err)
 	c.until(r.ID, "ordered", ordered)
 	t.Logf("%d devices ordered in %v", n, time.Since(began))

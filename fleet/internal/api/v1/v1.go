@@ -1,11 +1,12 @@
 // Package v1 is the JSON that the controller's REST API, version 1, takes and
-// gives. The controller and the command line share it; it imports nothing else
-// of the controller.
+// gives. The controller and the command line share it; of the controller it imports
+// how a rollout goes, and nothing else.
 package v1
 
 import (
 	"time"
 
+	"github.com/covey-edge/covey/fleet/internal/policy"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -250,6 +251,9 @@ type Set struct {
 	Pipeline string `json:"pipeline" pattern:"^[a-z0-9-]{1,32}$"`
 	Release  string `json:"release" minLength:"1" maxLength:"128" doc:"name@version, name (the newest), or the beginning of a digest (8 digits or more)"`
 	Devices  int    `json:"devices,omitempty" minimum:"0" doc:"How many devices the group is believed to have: another number is a conflict. 0: any"`
+	// Policy is how it goes; absent: to all devices at once.
+	Policy *policy.Policy `json:"policy,omitempty" doc:"How it goes; absent: to all devices at once"`
+	Draft  bool           `json:"draft,omitempty" doc:"It begins when it is resumed"`
 }
 
 // A Plan is what a rollout would do.
@@ -259,6 +263,8 @@ type Plan struct {
 	Query    string   `json:"query"`
 	Targets  []Target `json:"targets"`
 	Warnings []string `json:"warnings,omitempty" doc:"What will keep boards from it, or soon does, for people"`
+	// Seconds is about how long it takes when every device is there.
+	Seconds int64 `json:"seconds" doc:"About how long it takes, when every device is there and nothing goes wrong"`
 }
 
 // A Target is one device of a plan.
@@ -266,7 +272,9 @@ type Target struct {
 	Device  wire.DeviceID `json:"device"`
 	State   string        `json:"state"`
 	Now     *Release      `json:"now,omitempty"`
+	Phase   string        `json:"phase,omitempty" doc:"Absent: in none"`
 	Variant string        `json:"variant,omitempty"`
+	Bytes   int64         `json:"bytes,omitempty" doc:"It would need at the most; less where it has some of it"`
 	Attempt int           `json:"attempt"`
 	Refusal *wire.Fault   `json:"refusal,omitempty"`
 }
@@ -283,6 +291,44 @@ type Rollout struct {
 	Ended    time.Time              `json:"ended,omitzero"`
 	Devices  int                    `json:"devices"`
 	Counts   map[wire.ExecState]int `json:"counts" doc:"Executions by state"`
+	Back     int                    `json:"back,omitempty" doc:"Devices that run again what they ran before"`
+	Mode     string                 `json:"mode" doc:"stage, activate"`
+	Cause    string                 `json:"cause,omitempty" doc:"Why it is paused: operator, error_threshold, gate"`
+	Reason   string                 `json:"reason,omitempty" doc:"What it waits for, or what went wrong, for people"`
+	Phases   []Phase                `json:"phases"`
+}
+
+// A Phase is a part of a rollout.
+type Phase struct {
+	Name     string                 `json:"name"`
+	State    string                 `json:"state" enum:"PENDING,RUNNING,SOAKING,GATING,PASSED,FAILED"`
+	Since    time.Time              `json:"since,omitzero"`
+	Soak     policy.Duration        `json:"soak,omitempty"`
+	Reason   string                 `json:"reason,omitempty"`
+	Approval string                 `json:"approval,omitempty" doc:"The role that has to approve before it begins"`
+	Approved *Act                   `json:"approved,omitempty"`
+	Devices  int                    `json:"devices" doc:"0 in a list of rollouts"`
+	Counts   map[wire.ExecState]int `json:"counts,omitempty"`
+	Gates    []Gate                 `json:"gates,omitempty" doc:"As they were looked at last"`
+}
+
+// A Gate is a condition of a phase, of one variant.
+type Gate struct {
+	Gate     string      `json:"gate"`
+	Variant  wire.Digest `json:"variant,omitempty"`
+	Within   int         `json:"within" doc:"Devices that keep to it"`
+	Measured int         `json:"measured" doc:"Of so many that were measured"`
+	Of       int         `json:"of" doc:"Of so many that count"`
+	Bound    float64     `json:"bound" doc:"Percent that keep to it, at the least"`
+	Need     float64     `json:"need" doc:"Percent that must"`
+	Verdict  string      `json:"verdict" enum:"passed,waits,failed"`
+}
+
+// An Act is what somebody did, or what a rollout did by its policy.
+type Act struct {
+	At   time.Time `json:"at"`
+	By   string    `json:"by,omitempty" doc:"Absent: the policy"`
+	What string    `json:"what,omitempty"`
 }
 
 // Rollouts are rollouts, newest first.
@@ -293,7 +339,10 @@ type Rollouts struct {
 // A RolloutDetail is a rollout with its executions.
 type RolloutDetail struct {
 	Rollout
-	Executions []Execution `json:"executions"`
+	Policy     policy.Policy `json:"policy"`
+	Executions []Execution   `json:"executions"`
+	Earlier    []Execution   `json:"earlier" doc:"Those in whose place others came: a retry, a revert"`
+	History    []Act         `json:"history"`
 }
 
 // An Execution is a rollout on one device, one attempt.
@@ -307,6 +356,12 @@ type Execution struct {
 	GapMS   int64          `json:"gap_ms,omitempty" doc:"For how long nothing ran, ms: the board has no room for two models"`
 	Fault   *wire.Fault    `json:"fault,omitempty"`
 	Updated time.Time      `json:"updated"`
+	Phase   string         `json:"phase,omitempty" doc:"Absent: in none, since it cannot take the release"`
+	Variant wire.Digest    `json:"variant,omitempty" doc:"The model file that it runs or would run"`
+	Back    *Release       `json:"back,omitempty" doc:"It takes the device back to this"`
+	Kept    string         `json:"kept,omitempty" doc:"Why the device did not go back"`
+	// Evidence is what was measured.
+	Evidence *wire.Evidence `json:"evidence,omitempty"`
 }
 
 // A Result is what a device published, kept because the fleet asked for it.

@@ -1,0 +1,303 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/covey-edge/covey/fleet/internal/registry"
+	"github.com/covey-edge/covey/fleet/internal/store"
+	"github.com/covey-edge/covey/fleet/wire"
+)
+
+// Run takes in what devices say and makes the moves that rollouts ask for,
+// until ctx ends. It is called once.
+func (s *Service) Run(ctx context.Context) error {
+	w := s.reg.Watch(eventBuffer)
+	defer w.Close()
+	events := []registry.Event{{Kind: registry.EventLagged}} // what happened before
+	for ctx.Err() == nil {
+		err := s.take(events)
+		if err != nil {
+			s.log.Error().Err(err).Msg("what devices said of their executions is not stored")
+		}
+		wake, again := s.moveAll(ctx)
+		if again || err != nil {
+			if !sleep(ctx, retry) {
+				break
+			}
+			events = append(events[:0], registry.Event{Kind: registry.EventLagged})
+			continue
+		}
+		events = s.wait(ctx, w, wake, events[:0])
+	}
+	return nil
+}
+
+// wait returns the events that came, as many as are there already, so that they
+// share a commit; none when the loop was woken, wake has come, or ctx ended.
+func (s *Service) wait(ctx context.Context, w *registry.Watch, wake time.Time, events []registry.Event) []registry.Event {
+	var alarm <-chan time.Time
+	if !wake.IsZero() {
+		t := time.NewTimer(time.Until(wake))
+		defer t.Stop()
+		alarm = t.C
+	}
+	select {
+	case <-ctx.Done():
+		return events
+	case <-alarm:
+	case <-s.wake:
+	case e := <-w.C:
+		events = append(events, e)
+	}
+	for len(events) < eventBuffer {
+		select {
+		case e := <-w.C:
+			events = append(events, e)
+		default:
+			return events
+		}
+	}
+	return events
+}
+
+func sleep(ctx context.Context, d time.Duration) (slept bool) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// moveAll brings every live rollout as far as it goes by itself, and says when to look
+// again, and whether something failed and should be tried again.
+func (s *Service) moveAll(ctx context.Context) (wake time.Time, again bool) {
+	if err := s.recruitAll(); err != nil {
+		s.log.Error().Err(err).Msg("new devices cannot be taken into rollouts")
+		again = true
+	}
+	now := time.Now()
+	s.mu.Lock()
+	var due []string
+	for id, g := range s.live {
+		if g.due || !g.wake.IsZero() && !now.Before(g.wake) {
+			due = append(due, id)
+		}
+	}
+	s.mu.Unlock()
+	slices.Sort(due)
+	for _, id := range due {
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			if more, err = s.move(id); err != nil {
+				s.log.Error().Err(err).Str("rollout", id).Msg("rollout cannot go on")
+				again = true
+				break
+			}
+		}
+	}
+	return s.next(), again
+}
+
+// next is when some rollout wants to be looked at though nothing happens.
+func (s *Service) next() (wake time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.live {
+		if !g.wake.IsZero() && (wake.IsZero() || g.wake.Before(wake)) {
+			wake = g.wake
+		}
+		if again := time.Now().Add(recruitEvery); g.r.recruits() && (wake.IsZero() || again.Before(wake)) {
+			wake = again
+		}
+	}
+	return wake
+}
+
+// move decides about one rollout, once, and does as much of it as one transaction may
+// hold. more says that there is more to be done now.
+func (s *Service) move(id string) (more bool, err error) {
+	s.work.Lock()
+	defer s.work.Unlock()
+	s.mu.Lock()
+	g := s.live[id]
+	if g == nil {
+		s.mu.Unlock()
+		return false, nil
+	}
+	g.due = false
+	r, xs := g.r, slices.Clone(g.xs)
+	s.mu.Unlock()
+	facts := s.facts(r, xs)
+	d := Next(r, xs, facts)
+	next := r.decided(d, xs, facts.Now)
+	quiet := len(d.Moves) == 0 && reflect.DeepEqual(next, r)
+	if !quiet {
+		err = s.commit(g, next, d.Moves[:min(len(d.Moves), movesPerCommit)])
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		g.due = true
+		return false, err
+	}
+	g.wake = d.Wake
+	if quiet && d.Over && !d.Tail {
+		s.drop(g)
+		s.tell()
+	}
+	return !quiet, nil
+}
+
+// decided is r as a decision leaves it.
+func (r Rollout) decided(d Decision, xs []Execution, now time.Time) Rollout {
+	r.State, r.Cause, r.Reason, r.Phases, r.Tail = d.State, d.Cause, d.Reason, d.Phases, d.Tail
+	for _, a := range d.Acts {
+		r.note(now, "", a)
+	}
+	if d.Over && r.Ended.IsZero() {
+		r.Ended = now
+		r.note(now, "", string(r.State))
+	}
+	if d.Over {
+		r.Counts, r.Back = count(xs)
+	}
+	return r
+}
+
+// commit stores how a rollout stands and makes moves, in one transaction: the desired
+// documents and the executions that ask for them change together or not at all.
+func (s *Service) commit(g *group, r Rollout, moves []Move) error {
+	var made []Execution
+	err := s.db.Update(func(tx *store.Tx) error {
+		made = made[:0]
+		for _, m := range moves {
+			s.mu.Lock()
+			x := g.xs[m.Execution]
+			s.mu.Unlock()
+			y, err := s.make(tx, m.Kind, r, x)
+			if err == nil && y.ID != x.ID {
+				err = putPast(tx, x)
+			}
+			if err == nil {
+				err = putExec(tx, y)
+			}
+			if err != nil {
+				return fmt.Errorf("device %s: %w", x.Device, err)
+			}
+			made = append(made, y)
+		}
+		return store.Put(tx, bucketRollout, r.ID, r)
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := g.r
+	g.r = r
+	for _, x := range made {
+		g.xs[g.at[x.Device]] = x
+	}
+	s.tell()
+	if before.State != r.State || !before.Ended.Equal(r.Ended) {
+		s.log.Info().Str("rollout", r.ID).Str("state", string(r.State)).Str("reason", r.Reason).Msg("rollout goes on")
+	}
+	return nil
+}
+
+// make makes one move and returns the execution after it.
+func (s *Service) make(tx *store.Tx, kind MoveKind, r Rollout, x Execution) (Execution, error) {
+	x.Updated = time.Now().UTC()
+	switch kind {
+	case Order:
+		w := wish(r, x)
+		d, err := s.reg.UpdateDesired(tx, x.Device, func(d *wire.DesiredSigned) error {
+			if d.Pipelines[r.Pipeline].Execution != x.ID && x.To == nil { // else it was staged, and goes on
+				dev, _ := s.reg.Device(x.Device)
+				x.Before = before(d.Pipelines, r.Pipeline, dev.Reported)
+			}
+			d.Pipelines[r.Pipeline] = w
+			return nil
+		})
+		x.Rev, x.Mode = d.Rev, w.Mode
+		switch {
+		case errors.Is(err, registry.ErrNotFound):
+			return Revoked(x), nil
+		case errors.Is(err, registry.ErrInvalid): // the others of the commit shall not wait for this one
+			return reject(x, CodeDesired, err.Error()), nil
+		}
+		return x, err
+	case Back:
+		return s.takeBack(tx, r, x)
+	case Undo:
+		_, err := s.reg.UpdateDesired(tx, x.Device, func(d *wire.DesiredSigned) error {
+			if d.Pipelines[r.Pipeline].Execution != x.ID {
+				return nil // somebody asked for something else since
+			}
+			delete(d.Pipelines, r.Pipeline)
+			if x.Before != nil {
+				d.Pipelines[r.Pipeline] = *x.Before
+			}
+			return nil
+		})
+		if errors.Is(err, registry.ErrNotFound) {
+			err = nil
+		}
+		x.State, x.Fault = wire.Canceled, nil
+		return x, err
+	default:
+		x.State, x.Fault = wire.Canceled, nil
+		return x, nil
+	}
+}
+
+// takeBack begins the execution that takes a device back to what it ran before, in the
+// place of x, which it returns.
+func (s *Service) takeBack(tx *store.Tx, r Rollout, x Execution) (Execution, error) {
+	keep := func(why string) (Execution, error) {
+		x.Kept = why
+		return x, nil
+	}
+	switch b := x.Before; {
+	case b == nil:
+		return keep(CodeBefore + ": nothing of ours ran before; it keeps what it runs")
+	case b.Release == r.Release.Digest:
+		return keep("it ran this release before")
+	}
+	y := Execution{
+		ID: wire.NewID("ex"), Rollout: x.Rollout, Device: x.Device, Phase: x.Phase, State: wire.Queued, Updated: x.Updated,
+		To: &Release{Digest: x.Before.Release, Length: x.Before.Length, Name: x.Before.Name, Version: x.Before.Version},
+	}
+	d, err := s.reg.UpdateDesired(tx, x.Device, func(d *wire.DesiredSigned) error {
+		now := d.Pipelines[r.Pipeline]
+		if now.Execution != x.ID {
+			return errOvertaken
+		}
+		dev, _ := s.reg.Device(x.Device)
+		y.Attempt = attempt(r.Pipeline, y.To.Digest, &now, dev.Reported)
+		w := wish(r, y)
+		d.Pipelines[r.Pipeline], y.Mode = w, w.Mode
+		return nil
+	})
+	y.Rev = d.Rev
+	switch {
+	case errors.Is(err, errOvertaken):
+		return keep("something else was asked of it since")
+	case errors.Is(err, registry.ErrNotFound):
+		return keep(CodeRevoked + ": the device is revoked")
+	case errors.Is(err, registry.ErrInvalid):
+		return keep(err.Error())
+	}
+	return y, err
+}
+
+// errOvertaken ends a change that somebody else's wish forbids.
+var errOvertaken = errors.New("something else is asked for")
