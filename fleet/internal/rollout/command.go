@@ -12,10 +12,13 @@ import (
 
 func compareDevice(a, b Execution) int { return cmp.Compare(a.Device, b.Device) }
 
-// command does to a rollout what somebody asked for. fn changes r, and says what that
-// was, for its history; the executions it returns take the place of their devices'.
+// A change is what somebody does to a rollout. It says what that was, for its history;
+// the executions it returns take the place of their devices'.
+type change func(r *Rollout, xs []Execution) (what string, instead []Execution, err error)
+
+// command does to a rollout what somebody asked for.
 // ErrNotFound, and the errors of fn.
-func (s *Service) command(id, by string, fn func(r *Rollout, xs []Execution) (what string, instead []Execution, err error)) (Rollout, error) {
+func (s *Service) command(id, by string, fn change) (Rollout, error) {
 	s.work.Lock()
 	defer s.work.Unlock()
 	s.mu.Lock()
@@ -80,20 +83,28 @@ func not(r *Rollout, what string) error {
 
 // Pause lets a rollout order nothing more. What is under way goes on.
 func (s *Service) Pause(id, by string) (Rollout, error) {
-	return s.command(id, by, func(r *Rollout, _ []Execution) (string, []Execution, error) {
+	return s.command(id, by, pausing(by))
+}
+
+func pausing(by string) change {
+	return func(r *Rollout, _ []Execution) (string, []Execution, error) {
 		switch r.State {
 		case wire.RolloutRunning, wire.RolloutApproval, wire.RolloutScheduled:
 			r.State, r.Cause, r.Reason = wire.RolloutPaused, CauseOperator, "paused by "+by
 			return "paused", nil, nil
 		}
 		return "", nil, not(r, "paused")
-	})
+	}
 }
 
 // Resume lets a rollout go on, or begin where it is a draft. The failures so far are
 // forgiven: whoever resumes has seen them. A gate is asked again.
 func (s *Service) Resume(id, by string) (Rollout, error) {
-	return s.command(id, by, func(r *Rollout, xs []Execution) (string, []Execution, error) {
+	return s.command(id, by, resuming())
+}
+
+func resuming() change {
+	return func(r *Rollout, xs []Execution) (string, []Execution, error) {
 		switch r.State {
 		case wire.RolloutPaused, wire.RolloutDraft:
 			forgive(r, xs)
@@ -101,7 +112,7 @@ func (s *Service) Resume(id, by string) (Rollout, error) {
 			return "resumed", nil, nil
 		}
 		return "", nil, not(r, "resumed")
-	})
+	}
 }
 
 // forgive takes note of the failures so far, in the phase that failed.
@@ -123,7 +134,11 @@ func forgive(r *Rollout, xs []Execution) {
 // before it begins, or one that failed, or whose gates wait, and that passes by this
 // word. may says whether whoever it is has a role, "operator" or "admin". ErrRole.
 func (s *Service) Approve(id, by string, may func(role string) bool) (Rollout, error) {
-	return s.command(id, by, func(r *Rollout, _ []Execution) (string, []Execution, error) {
+	return s.command(id, by, approving(by, time.Now().UTC(), may))
+}
+
+func approving(by string, now time.Time, may func(role string) bool) change {
+	return func(r *Rollout, _ []Execution) (string, []Execution, error) {
 		i := slices.IndexFunc(r.Phases, func(p Phase) bool { return p.State != PhasePassed })
 		if i < 0 || over(r.State) || r.State == wire.RolloutDraft || r.State == wire.RolloutRollingBack {
 			return "", nil, not(r, "approved")
@@ -133,7 +148,6 @@ func (s *Service) Approve(id, by string, may func(role string) bool) (Rollout, e
 		if !may(role) {
 			return "", nil, fmt.Errorf("%w: phase %s needs an %s", ErrRole, spec.Name, role)
 		}
-		now := time.Now().UTC()
 		switch {
 		case p.State == PhasePending && spec.Approval != "" && p.Approved == nil:
 			p.Approved = &Approval{by, now}
@@ -146,31 +160,39 @@ func (s *Service) Approve(id, by string, may func(role string) bool) (Rollout, e
 			return "let phase " + spec.Name + " pass: " + p.Reason, nil, nil
 		}
 		return "", nil, fmt.Errorf("%w: nothing waits to be approved; phase %s is %s", ErrState, spec.Name, p.State)
-	})
+	}
 }
 
 // Abort ends a rollout: devices that are not done are asked for what they had
 // before, and those that are done keep the release. ErrNotFound, ErrOver.
 func (s *Service) Abort(id, by string) (Rollout, error) {
-	return s.command(id, by, func(r *Rollout, _ []Execution) (string, []Execution, error) {
+	return s.command(id, by, aborting(by))
+}
+
+func aborting(by string) change {
+	return func(r *Rollout, _ []Execution) (string, []Execution, error) {
 		if over(r.State) && !r.Tail {
 			return "", nil, ErrOver
 		}
 		r.State, r.Cause, r.Reason = wire.RolloutAborted, "", "aborted by "+by
 		return "aborted; who has it keeps it", nil, nil
-	})
+	}
 }
 
 // Revert ends a rollout, also one that ended before, and takes every device that runs
 // the release by it back to what it ran before.
 func (s *Service) Revert(id, by string) (Rollout, error) {
-	return s.command(id, by, func(r *Rollout, _ []Execution) (string, []Execution, error) {
+	return s.command(id, by, reverting(by))
+}
+
+func reverting(by string) change {
+	return func(r *Rollout, _ []Execution) (string, []Execution, error) {
 		if r.State == wire.RolloutRollingBack || r.State == wire.RolloutRolledBack {
 			return "", nil, not(r, "reverted")
 		}
 		r.State, r.Cause, r.Reason = wire.RolloutRollingBack, "", "reverted by "+by
 		return "reverted", nil, nil
-	})
+	}
 }
 
 // Retry asks the devices that failed again, with a new execution each. Those that could
@@ -218,7 +240,11 @@ func (s *Service) Retry(id, by string) (Rollout, error) {
 
 // Activate lets devices run what a rollout has staged, phase by phase as before.
 func (s *Service) Activate(id, by string) (Rollout, error) {
-	return s.command(id, by, func(r *Rollout, _ []Execution) (string, []Execution, error) {
+	return s.command(id, by, activating())
+}
+
+func activating() change {
+	return func(r *Rollout, _ []Execution) (string, []Execution, error) {
 		if !r.Policy.Order.Stages() || over(r.State) || r.State == wire.RolloutRollingBack {
 			return "", nil, fmt.Errorf("%w: nothing is staged by it", ErrState)
 		}
@@ -226,5 +252,5 @@ func (s *Service) Activate(id, by string) (Rollout, error) {
 		r.Phases = pending(r.Policy)
 		r.State, r.Cause, r.Reason = wire.RolloutRunning, "", ""
 		return "activated", nil, nil
-	})
+	}
 }

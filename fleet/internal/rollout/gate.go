@@ -90,7 +90,7 @@ func (n *next) limits(phase int) (list []limit) {
 		return x.State.Word() == "done", !f.Degraded
 	})
 	add("slower", g.Slower > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
-		t, b := trial(x), before0(x)
+		t, b := trial(x), former(x)
 		return t.Runs > 0 && b.Runs > 0 && b.P50 > 0, t.P50*100 <= b.P50*g.Slower
 	})
 	add("latency", g.LatencyMS > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
@@ -105,7 +105,7 @@ func (n *next) limits(phase int) (list []limit) {
 		return s.Frames > 0, float64(s.Agreed)*100 >= float64(s.Frames)*g.Agreement
 	})
 	add("score", g.Score > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
-		t, b := trial(x), before0(x)
+		t, b := trial(x), former(x)
 		return t.Runs > 0 && b.Score > 0, t.Score*100 >= b.Score*g.Score
 	})
 	add("temp", g.TempMax > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
@@ -117,7 +117,7 @@ func (n *next) limits(phase int) (list []limit) {
 	return list
 }
 
-// trial and before0 are what was measured of the new and of the old model; without
+// trial and former are what was measured of the new and of the old model; without
 // runs where it was not.
 func trial(x Execution) (m wire.Measure) {
 	if x.Evidence != nil && x.Evidence.Trial != nil {
@@ -126,7 +126,7 @@ func trial(x Execution) (m wire.Measure) {
 	return m
 }
 
-func before0(x Execution) (m wire.Measure) {
+func former(x Execution) (m wire.Measure) {
 	if x.Evidence != nil && x.Evidence.Before != nil {
 		m = *x.Evidence.Before
 	}
