@@ -188,8 +188,8 @@ func (s *script) act(words []string) {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-	case "file": // name word…
-		if err := os.WriteFile(filepath.Join(s.dir, args[0]), []byte(strings.Join(args[1:], "\n")+"\n"), 0o600); err != nil {
+	case "file": // name line…; ~ is a space
+		if err := os.WriteFile(filepath.Join(s.dir, args[0]), []byte(strings.ReplaceAll(strings.Join(args[1:], "\n"), "~", " ")+"\n"), 0o600); err != nil {
 			s.t.Fatal(err)
 		}
 	case "token": // file
@@ -200,6 +200,23 @@ func (s *script) act(words []string) {
 		s.stdin = strings.Join(args, " ") + "\n"
 	case "report": // id pipeline state [code text]
 		s.report(args)
+	case "onward": // id pipeline state: of what was staged, once it is activated
+		d, w := s.boards[args[0]], wire.DesiredRelease{}
+		changes := s.f.Registry.Watch(100)
+		defer changes.Close()
+		for w.Mode != wire.ModeActivate {
+			doc, err := s.f.Registry.Desired(d.ID)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			if w = doc.Pipelines[args[1]]; w.Mode != wire.ModeActivate {
+				<-changes.C
+			}
+		}
+		d.Report(args[1], w, wire.ExecState(args[2]), nil)
+		s.heard(w.Execution, wire.ExecState(args[2]))
+	case "until": // state: of the last rollout
+		s.until(wire.RolloutState(args[0]))
 	case "health": // id pipeline bytes
 		n, err := strconv.ParseInt(args[2], 10, 64)
 		if err != nil {
@@ -278,6 +295,27 @@ func (s *script) heard(execution string, state wire.ExecState) {
 		case <-changed:
 		case <-limit:
 			s.t.Fatalf("execution %s is never %s", execution, state)
+		}
+	}
+}
+
+// until waits until the last rollout is in a state.
+func (s *script) until(state wire.RolloutState) {
+	s.t.Helper()
+	limit := time.After(10 * time.Second)
+	for {
+		changed := s.f.Rollouts.Changed()
+		r, _, err := s.f.Rollouts.Get(s.last)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if r.State == state {
+			return
+		}
+		select {
+		case <-changed:
+		case <-limit:
+			s.t.Fatalf("rollout %s is never %s, but %s", s.last, state, r.State)
 		}
 	}
 }

@@ -55,13 +55,13 @@ func (a *app) paint(color, s string) string {
 // colorOf is the colour of a word that says how something stands.
 func colorOf(word string) string {
 	switch word {
-	case "done", "online", "COMPLETED":
+	case "done", "online", "COMPLETED", "PASSED", "passed":
 		return green
-	case "failed", "revoked", "refused", "ABORTED":
+	case "failed", "revoked", "refused", "ABORTED", "PAUSED", "ROLLED_BACK", "FAILED":
 		return red
-	case "waiting", "downloading", "trying", "RUNNING":
+	case "waiting", "downloading", "trying", "RUNNING", "SOAKING", "GATING", "ROLLING_BACK", "WAITING_FOR_APPROVAL", "SCHEDULED":
 		return yellow
-	case "offline", "stopped", "new":
+	case "offline", "stopped", "new", "PENDING", "DRAFT":
 		return dim
 	}
 	return ""

@@ -243,6 +243,9 @@ func rolloutOf(r rollout.Rollout, xs []rollout.Execution) v1.Rollout {
 		}
 		p.Devices++
 		p.Counts[x.State]++
+		if x.To != nil && x.State.Word() == "done" {
+			p.Back++
+		}
 	}
 	return out
 }

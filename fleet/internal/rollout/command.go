@@ -234,7 +234,7 @@ func (s *Service) Retry(id, by string) (Rollout, error) {
 		case over(r.State), r.Cause == CauseErrors, r.Cause == CauseGate:
 			r.State, r.Cause, r.Reason = wire.RolloutRunning, "", ""
 		}
-		return fmt.Sprintf("asked %d devices that failed again", len(instead)), instead, nil
+		return "asked " + devices(len(instead)) + " that failed again", instead, nil
 	})
 }
 

@@ -11,7 +11,7 @@ const (
 	digestTwo = wire.Digest("2222222222222222222222222222222222222222222222222222222222222222")
 )
 
-func running() Rollout {
+func underWay() Rollout {
 	return Rollout{ID: "ro-1", Release: Release{Digest: digestTwo, Name: "m", Version: "2.0.0"}, Pipeline: "cam", State: wire.RolloutRunning}
 }
 
@@ -40,7 +40,7 @@ func TestStepsAreHints(t *testing.T) {
 	} {
 		got := x
 		for _, s := range tc.steps {
-			got = Step(running(), got, s)
+			got = Step(underWay(), got, s)
 		}
 		if got.State != tc.want {
 			t.Errorf("%s: %s, want %s", tc.name, got.State, tc.want)
@@ -48,7 +48,7 @@ func TestStepsAreHints(t *testing.T) {
 	}
 	gap := step(1, wire.Probation)
 	gap.GapMS = 3200
-	if got := Step(running(), Step(running(), x, gap), step(2, wire.Succeeded)); got.GapMS != 3200 {
+	if got := Step(underWay(), Step(underWay(), x, gap), step(2, wire.Succeeded)); got.GapMS != 3200 {
 		t.Errorf("a cold swap is forgotten: %+v", got)
 	}
 }
@@ -84,7 +84,7 @@ func TestReportedIsTheTruth(t *testing.T) {
 		{"what is over stays over", with(wire.Superseded), reported(5, wire.ReportedPipeline{Execution: "ex-1", State: wire.Downloading}), wire.Superseded, ""},
 		{"even if it was done after all: it is asked to go back", with(wire.Canceled), reported(5, wire.ReportedPipeline{Execution: "ex-1", State: wire.Succeeded, Active: two}), wire.Canceled, ""},
 	} {
-		got := Reported(running(), tc.x, tc.rep)
+		got := Reported(underWay(), tc.x, tc.rep)
 		code := ""
 		if got.Fault != nil {
 			code = got.Fault.Code

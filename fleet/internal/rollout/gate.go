@@ -232,5 +232,5 @@ func (x Gating) String() string {
 	if x.Variant != "" {
 		of = " of variant " + string(x.Variant[:min(8, len(x.Variant))])
 	}
-	return fmt.Sprintf("%s: %d of %d devices%s are within, %.3g %% at the least, %.4g %% are needed", x.Gate, x.Within, x.Measured, of, x.Bound, x.Need)
+	return fmt.Sprintf("%s: %d of %s%s within, %.3g %% at the least, %.4g %% are needed", x.Gate, x.Within, devices(x.Measured), of, x.Bound, x.Need)
 }

@@ -222,7 +222,11 @@ func (s *Service) make(tx *store.Tx, kind MoveKind, r Rollout, x Execution) (Exe
 		d, err := s.reg.UpdateDesired(tx, x.Device, func(d *wire.DesiredSigned) error {
 			if d.Pipelines[r.Pipeline].Execution != x.ID && x.To == nil { // else it was staged, and goes on
 				dev, _ := s.reg.Device(x.Device)
-				x.Before = before(d.Pipelines, r.Pipeline, dev.Reported)
+				if b := before(d.Pipelines, r.Pipeline, dev.Reported); b != nil {
+					x.Before = b
+				} else if x.Before == nil {
+					x.Before = running(tx, r, dev.Reported)
+				}
 			}
 			d.Pipelines[r.Pipeline] = w
 			return nil
@@ -256,6 +260,26 @@ func (s *Service) make(tx *store.Tx, kind MoveKind, r Rollout, x Execution) (Exe
 	default:
 		x.State, x.Fault = wire.Canceled, nil
 		return x, nil
+	}
+}
+
+// running is a wish for what a device runs though it was asked for something else last,
+// which it refused or went back from; nil where that is no release of ours.
+func running(tx *store.Tx, r Rollout, rep *wire.Reported) *wire.DesiredRelease {
+	if rep == nil {
+		return nil
+	}
+	a := rep.Pipelines[r.Pipeline].Active
+	if a == nil || a.Release == "" || a.Release == r.Release.Digest {
+		return nil
+	}
+	e, err := store.Get[Entry](tx, bucketRelease, string(a.Release))
+	if err != nil {
+		return nil
+	}
+	return &wire.DesiredRelease{
+		Release: e.Digest, Length: e.Length, Name: e.Name, Version: e.Version,
+		Execution: wire.NewID("ex"), Attempt: 1, Mode: wire.ModeActivate,
 	}
 }
 

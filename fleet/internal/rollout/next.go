@@ -69,7 +69,7 @@ func Next(r Rollout, xs []Execution, f Facts) Decision {
 		n.d.Over = n.stop()
 	case wire.RolloutRollingBack:
 		if n.back() {
-			n.d.State, n.d.Over, n.d.Reason = wire.RolloutRolledBack, true, ""
+			n.d.State, n.d.Over = wire.RolloutRolledBack, true
 		}
 	case wire.RolloutRolledBack:
 		n.d.Over = true
@@ -169,7 +169,7 @@ func (n *next) phase(i int, ts []tally) (passed bool) {
 	p.Reason = ""
 	if p.State == PhasePending {
 		if t.members == 0 {
-			n.pass(i)
+			n.enter(p, PhasePassed)
 			return true
 		}
 		if spec.Approval != "" && p.Approved == nil {
@@ -220,7 +220,9 @@ func (n *next) enter(p *Phase, s PhaseState) { p.State, p.Since = s, n.f.Now }
 
 func (n *next) pass(i int) {
 	n.enter(&n.d.Phases[i], PhasePassed)
-	n.act("phase %s passed", n.r.Policy.Phases[i].Name)
+	if len(n.d.Phases) > 1 {
+		n.act("phase %s passed", n.r.Policy.Phases[i].Name)
+	}
 }
 
 // fail ends a phase, and does with the rollout what the policy says.
@@ -255,7 +257,7 @@ func (n *next) tooMany(p *Phase, t tally) string {
 		return ""
 	}
 	if share := 100 * float64(failed) / float64(t.live); share > e.Percent {
-		return fmt.Sprintf("%d of %d devices failed, %.3g %%; more than %v %%", failed, t.live, share, e.Percent)
+		return fmt.Sprintf("%d of %s failed, %.3g %%; more than %v %%", failed, devices(t.live), share, e.Percent)
 	}
 	return ""
 }
@@ -272,13 +274,13 @@ func (n *next) unfinished(i int, ts []tally) string {
 	case t.members == 0: // all were taken out
 		return ""
 	case t.open == 0 && t.live == 0 && (!last || before == 0):
-		return fmt.Sprintf("none of its %d devices has a connection", t.members)
+		return fmt.Sprintf("none of its %s has a connection", devices(t.members))
 	case t.open == 0:
 		return ""
 	case !last && n.sure(i, t):
 		return ""
 	}
-	return fmt.Sprintf("waits for %d of %d devices", t.open, t.live)
+	return fmt.Sprintf("waits for %d of %s", t.open, devices(t.live))
 }
 
 // sure says whether a phase will have enough success, whatever the rest of it does.
@@ -394,4 +396,12 @@ func (n *next) back() (over bool) {
 		over = false
 	}
 	return over
+}
+
+// devices is "1 device", "2 devices".
+func devices(n int) string {
+	if n == 1 {
+		return "1 device"
+	}
+	return fmt.Sprintf("%d devices", n)
 }

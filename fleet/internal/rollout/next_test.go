@@ -18,7 +18,7 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 // phased is a rollout in its first phase, with an execution per letter: q queued, o
 // ordered, d done, f failed, s staged, c canceled; a bar begins the next phase.
 func phased(p policy.Policy, letters string) (Rollout, []Execution) {
-	r := running()
+	r := underWay()
 	r.Policy = p.Filled()
 	r.Phases = pending(r.Policy)
 	var xs []Execution
@@ -246,7 +246,7 @@ func TestGates(t *testing.T) {
 		{"too slow", policy.Gates{Slower: 150}, "dd", map[int]func(*Execution){0: measured(one, 10, 10), 1: measured(one, 16, 10)}, nil, "failed", "slower: 1 of 2 devices of variant aaaaaaaa"},
 		{"one variant is too slow", policy.Gates{Slower: 150, Share: 60}, "ddddd", map[int]func(*Execution){
 			0: measured(one, 10, 10), 1: measured(one, 10, 10), 2: measured(one, 10, 10), 3: measured(one, 10, 10), 4: measured(two, 20, 10),
-		}, nil, "failed", "0 of 1 devices of variant bbbbbbbb"},
+		}, nil, "failed", "0 of 1 device of variant bbbbbbbb"},
 		{"nobody says", policy.Gates{Slower: 150}, "dd", nil, nil, "passed", ""},
 		{"nobody says, but must", policy.Gates{Slower: 150, Sample: 2}, "dd", nil, nil, "waits", "slower: 0 of 0"},
 		{"latency", policy.Gates{LatencyMS: 20}, "d", map[int]func(*Execution){0: measured(one, 21, 0)}, nil, "failed", "latency"},

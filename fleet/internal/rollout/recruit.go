@@ -105,7 +105,7 @@ func (s *Service) recruit(g *group) error {
 func (s *Service) again(r Rollout, x Execution) (Execution, error) {
 	y := Execution{
 		ID: wire.NewID("ex"), Rollout: x.Rollout, Device: x.Device, Phase: x.Phase, Variant: x.Variant,
-		To: x.To, State: wire.Queued, Updated: time.Now().UTC(),
+		To: x.To, Before: x.Before, State: wire.Queued, Updated: time.Now().UTC(),
 	}
 	doc, err := s.reg.Desired(x.Device)
 	if err != nil {

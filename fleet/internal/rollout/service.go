@@ -245,7 +245,7 @@ func (s *Service) Start(w Wanted, targets []Target) (Rollout, error) {
 	slices.SortFunc(xs, compareDevice)
 	r.Devices = len(xs)
 	r.Counts, _ = count(xs)
-	r.note(now, w.By, fmt.Sprintf("asked for %s on %s of %d devices", r.Release, r.Pipeline, r.Devices))
+	r.note(now, w.By, fmt.Sprintf("asked for %s on %s of %s", r.Release, r.Pipeline, devices(r.Devices)))
 	s.work.Lock()
 	defer s.work.Unlock()
 	err := s.db.Update(func(tx *store.Tx) error {

@@ -131,7 +131,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 			ts[i].Refusal = &wire.Fault{Code: CodePinned}
 		}
 	}
-	w.r = running()
+	w.r = underWay()
 	w.r.Policy = w.policy().Filled()
 	w.r.Phases = pending(w.r.Policy)
 	if err := Assign(w.r.Policy, digestTwo, ts, nil); err != nil {
@@ -393,7 +393,7 @@ func runs(t *testing.T, short int) int {
 
 func TestAThousandWorlds(t *testing.T) {
 	ends := map[wire.RolloutState]int{}
-	for seed := range uint64(runs(t, 200)) {
+	for seed := range uint64(runs(t, 100)) {
 		w := newWorld(t, seed)
 		w.decide()
 		for range 150 {
@@ -452,7 +452,7 @@ func (w *world) ending() {
 
 // A release that fails everywhere reaches the canary, and nobody else.
 func TestACanaryThatFails(t *testing.T) {
-	for seed := range uint64(runs(t, 100)) {
+	for seed := range uint64(runs(t, 40)) {
 		w := newWorld(t, seed)
 		for w.r.Policy.Order.Stages() || len(w.r.Policy.Phases) == 1 {
 			seed += 100_000
@@ -482,7 +482,7 @@ func TestACanaryThatFails(t *testing.T) {
 // What is aborted before a device switches changes nothing on it.
 func TestAnAbortBeforeTheSwitchChangesNothing(t *testing.T) {
 	tried := 0
-	for seed := range uint64(runs(t, 200)) {
+	for seed := range uint64(runs(t, 100)) {
 		w := newWorld(t, seed)
 		w.decide()
 		for range w.rnd.IntN(30) {

@@ -309,6 +309,7 @@ type Phase struct {
 	Approved *Act                   `json:"approved,omitempty"`
 	Devices  int                    `json:"devices" doc:"0 in a list of rollouts"`
 	Counts   map[wire.ExecState]int `json:"counts,omitempty"`
+	Back     int                    `json:"back,omitempty" doc:"Devices that run again what they ran before"`
 	Gates    []Gate                 `json:"gates,omitempty" doc:"As they were looked at last"`
 }
 
