@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	groups "github.com/covey-edge/covey/fleet/internal/group"
 	"github.com/covey-edge/covey/fleet/internal/policy"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/store"
@@ -136,12 +137,12 @@ func open(db database, reg *registry.Registry, log zerolog.Logger) (*Service, er
 // matchIn finds the devices of a query in a registry.
 func matchIn(reg *registry.Registry) Match {
 	return func(query string) (map[wire.DeviceID]bool, error) {
-		q, err := registry.ParseQuery(query)
+		q, err := reg.Query(query)
 		if err != nil {
 			return nil, err
 		}
 		in := map[wire.DeviceID]bool{}
-		for _, d := range reg.Devices(q) {
+		for _, d := range reg.Select(q) {
 			in[d.ID] = true
 		}
 		return in, nil
@@ -209,6 +210,12 @@ func (s *Service) Assign(p policy.Policy, digest wire.Digest, targets []Target) 
 	return Assign(p, digest, targets, s.match)
 }
 
+// follows says whether the query is a named group that rollouts go on asking.
+func (s *Service) follows(query string) bool {
+	q, err := s.reg.Query(query)
+	return err == nil && s.reg.Membership(q) == groups.Dynamic
+}
+
 // Start begins a rollout to the targets of a plan. Refused targets get an
 // execution that is REJECTED at once, so that nobody misses them; those that no phase
 // takes get none. Executions of older rollouts on the same pipeline of these devices
@@ -217,6 +224,9 @@ func (s *Service) Assign(p policy.Policy, digest wire.Digest, targets []Target) 
 func (s *Service) Start(w Wanted, targets []Target) (Rollout, error) {
 	if err := w.Policy.Validate(); err != nil {
 		return Rollout{}, err
+	}
+	if w.Policy.Membership == "" && s.follows(w.Query) {
+		w.Policy.Membership = policy.Dynamic
 	}
 	now := time.Now().UTC()
 	r := Rollout{
