@@ -18,6 +18,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/internal/auth"
+	"github.com/covey-edge/covey/fleet/internal/policy"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/internal/store"
@@ -41,6 +42,8 @@ type fleet struct {
 	rollout *rollout.Service
 	cat     *rollout.Catalogue
 	stop    func()
+
+	ends map[string]wire.ExecState // of executions, as they were seen first
 
 	mu    sync.Mutex
 	chaos *rand.Rand     // nil: messages come once and in order
@@ -213,9 +216,71 @@ func (f *fleet) push(version string, s sim.Script) rollout.Release {
 	return e.Release
 }
 
-func (f *fleet) targets() (list []rollout.Target) {
-	for i := range len(f.boards) {
-		list = append(list, rollout.Target{Device: name(i), Attempt: 1})
+// start begins a rollout of a release to the devices of a query.
+func (f *fleet) start(r rollout.Release, query string, p policy.Policy) string {
+	f.t.Helper()
+	var list []rollout.Target
+	in, err := f.reg.Query(query)
+	f.check(err)
+	for _, d := range f.reg.Select(in) {
+		list = append(list, rollout.Target{Device: d.ID, Attempt: f.attempt(d, r.Digest)})
 	}
-	return list
+	got, err := f.rollout.Start(rollout.Wanted{Release: r, Pipeline: sim.Pipeline, Query: query, By: "ada", Policy: p}, list)
+	f.check(err)
+	return got.ID
+}
+
+// attempt is one more than the last that failed, as a plan would have it.
+func (f *fleet) attempt(d registry.Device, digest wire.Digest) int {
+	n := 1
+	if d.Reported != nil {
+		for _, q := range d.Reported.Quarantine {
+			if q.Release == digest {
+				n = max(n, q.Attempt+1)
+			}
+		}
+	}
+	return n
+}
+
+// until lets the bubble's time pass until a rollout is as ok wants it.
+func (f *fleet) until(id, what string, limit time.Duration, ok func(rollout.Rollout, []rollout.Execution) bool) (rollout.Rollout, []rollout.Execution) {
+	f.t.Helper()
+	for began := time.Now(); ; time.Sleep(time.Second) {
+		synctest.Wait()
+		r, xs, err := f.rollout.Get(id)
+		f.check(err)
+		if ok(r, xs) {
+			return r, xs
+		}
+		if time.Since(began) > limit {
+			f.t.Fatalf("rollout %s is not %s within %v: %s %s %v, phases %+v, first %+v", id, what, limit, r.State, r.Reason, r.Counts, r.Phases, xs[0])
+		}
+	}
+}
+
+func ended(r rollout.Rollout, _ []rollout.Execution) bool { return !r.Ended.IsZero() }
+
+// runs is the release that a board says it runs.
+func (f *fleet) runs(id wire.DeviceID) wire.Digest {
+	m, ok := f.broker.Retained(wire.Device{Root: "covey", ID: id}.Reported())
+	if !ok {
+		return ""
+	}
+	r, err := wire.Parse[wire.Reported](m.Payload, wire.MaxReported)
+	f.check(err)
+	if a := r.Pipelines[sim.Pipeline].Active; a != nil {
+		return a.Release
+	}
+	return ""
+}
+
+// all wants every board to run a release.
+func (f *fleet) all(what string, digest wire.Digest) {
+	f.t.Helper()
+	for id := range f.boards {
+		if got := f.runs(id); got != digest {
+			f.t.Errorf("%s: %s runs %.8s, want %.8s", what, id, got, digest)
+		}
+	}
 }
