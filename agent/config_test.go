@@ -56,7 +56,7 @@ func TestExampleConfig(t *testing.T) {
 	for _, p := range f.Pipelines {
 		shown[p.Source.Type] = true
 	}
-	if len(shown) != len(sourceTypes) || len(f.Delegates) == 0 || len(f.Settings) == 0 || p.Fit == "" || f.Fleet.URL == "" || f.Home.PasswordFile == "" || f.HealthSeconds == 0 || f.Labels["floor"] != "2" || p.Memory == 0 || p.Top == 0 || p.Source.FPS == 0 {
+	if len(shown) != len(sourceTypes) || len(f.Delegates) == 0 || len(f.Settings) == 0 || p.Fit == "" || f.Fleet.URL == "" || f.Fleet.Channel != PilotChannel || f.Home.PasswordFile == "" || f.HealthSeconds == 0 || f.Labels["floor"] != "2" || p.Memory == 0 || p.Top == 0 || p.Source.FPS == 0 {
 		t.Errorf("settings were not switched on: %+v", f)
 	}
 }

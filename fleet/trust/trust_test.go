@@ -748,3 +748,99 @@ func FuzzUpdate(f *testing.F) {
 		_, _ = s.VerifyDirected(p)
 	})
 }
+
+// A pilot's key signs for boards of the pilot channel, whatever their name; others never
+// look at it. Nothing that those who sign releases have signed is another by it.
+func TestPilot(t *testing.T) {
+	f := newFleet(t)
+	ci, wildlife := key(t), key(t)
+	for family, c := range map[string]struct {
+		names []string
+		key   *Key
+	}{"ci": {[]string{Pilot("birds"), Pilot("cats")}, ci}, "wildlife": {[]string{Pilot("*")}, wildlife}} {
+		if err := f.r.Delegate(family, c.names, Quorum{public(c.key), 1}, day0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pilot := func(name, version string, n int) Target {
+		p := release(name, version, n)
+		p.Name = PilotName(name, version)
+		return p
+	}
+	f.allow(release("birds", "1.0.0", 1), day0)
+	f.allow(pilot("birds", "1.1.0", 2), day0)
+	f.allow(pilot("birds", "1.0.0", 3), day0) // that production has signed as another
+	f.allow(pilot("dogs", "1.0.0", 4), day0)
+	f.sign(day0, ci, wildlife)
+	b := f.signAll(day0)
+	s := must(t, f.device(), b, day0)
+	for _, c := range []struct {
+		name, version string
+		all, pilot    int // digest's; 0: refused
+	}{{"birds", "1.0.0", 1, 1}, {"birds", "1.1.0", 0, 2}, {"dogs", "1.0.0", 0, 4}, {"cats", "1.0.0", 0, 0}, {"pilot", "1.0.0", 0, 0}} {
+		digest := func(find func() (Target, error)) int {
+			got, err := find()
+			if err != nil {
+				if hal.CodeOf(err) != hal.CodeSignature {
+					t.Errorf("%s %s: %v", c.name, c.version, err)
+				}
+				return 0
+			}
+			return int(got.Length) - 1000
+		}
+		all := digest(func() (Target, error) { return s.Find(TargetName(c.name, c.version), day0) })
+		p := digest(func() (Target, error) { return s.FindPilot(c.name, c.version, day0) })
+		if all != c.all || p != c.pilot {
+			t.Errorf("%s %s: %d for all and %d for the pilot, want %d and %d", c.name, c.version, all, p, c.all, c.pilot)
+		}
+	}
+	if _, err := s.FindPilot("birds", "1.1.0", day0.Add(1000*day)); hal.CodeOf(err) != hal.CodeExpired {
+		t.Errorf("in the far future: %v", err)
+	}
+
+	// Whoever has the pilot's key signs what everybody would run: nobody does, nor what
+	// another pilot's is.
+	m := f.r.families["ci"]
+	for _, n := range []string{TargetName("birds", "9.0.0"), PilotName("dogs", "9.0.0"), "pilot/birds/9.0.0/x", "pilot/9.0.0"} {
+		m.Signed.Targets[n] = m.Signed.Targets[PilotName("birds", "1.1.0")]
+	}
+	m.Signed.Version++
+	m.Signatures = nil
+	f.sign(day0, ci)
+	s = must(t, s, f.signAll(day0), day0)
+	for _, find := range []func() (Target, error){
+		func() (Target, error) { return s.Find(TargetName("birds", "9.0.0"), day0) },
+		func() (Target, error) { return s.FindPilot("birds", "9.0.0", day0) },
+		func() (Target, error) { return s.FindPilot("dogs", "9.0.0", day0) },
+		func() (Target, error) { return s.FindPilot("pilot", "9.0.0", day0) },
+	} {
+		if got, err := find(); hal.CodeOf(err) != hal.CodeSignature {
+			t.Errorf("found %+v, %v", got, err)
+		}
+	}
+	for _, name := range []string{"pilot/", "pilot/*/*", "pilot/a/b", "pilot/A", "other/birds"} {
+		if err := f.r.Delegate("more", []string{name}, Quorum{public(ci), 1}, day0); err == nil {
+			t.Errorf("%q was delegated", name)
+		}
+	}
+}
+
+// Each key is listed with who has signed.
+func TestKeys(t *testing.T) {
+	f := newFleet(t)
+	f.sign(day0, f.root[0], f.releases[1])
+	keys, err := f.r.Keys()
+	if err != nil || len(keys) != 8 || !keys[KeyID(f.director.Public())].Equal(f.director.Public()) {
+		t.Errorf("%d keys, %v", len(keys), err)
+	}
+	roles, err := f.r.Roles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range roles {
+		want := map[string]string{"root": KeyID(f.root[0].Public()), "targets": KeyID(f.releases[1].Public())}[r.Name]
+		if len(r.By) != 1 || r.By[0] != want || r.Have != 1 {
+			t.Errorf("%s is signed by %v, want %s", r.Name, r.By, want)
+		}
+	}
+}
