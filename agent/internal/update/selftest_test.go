@@ -76,4 +76,16 @@ func TestSelfTest(t *testing.T) {
 			t.Errorf("%s: got %v after %d runs, want %q after %d", name, err, d.runs, c.want, c.runs)
 		}
 	}
+
+	// A variant has a tolerance of its own, for the self-test and for the ladder.
+	f := Files{Manifest: &release.Manifest{Golden: []release.Golden{{Inputs: []release.File{in}, Outputs: []release.File{wrong}, Tolerance: 0.1}}}, Trial: true, blobs: blobs}
+	for tolerance, want := range map[float64]hal.Code{0: hal.CodeGolden, 1: ""} {
+		f.Variant.Tolerance = tolerance
+		if err := SelfTest(&doubler{in: make([]byte, 4), out: make([]byte, 4)}, f, nil); hal.CodeOf(err) != want {
+			t.Errorf("tolerance %v: %v, want %q", tolerance, err, want)
+		}
+		if s, err := f.Samples(); err != nil || s[0].Tolerance != max(tolerance, 0.1) {
+			t.Errorf("tolerance %v: samples %+v, %v", tolerance, s, err)
+		}
+	}
 }

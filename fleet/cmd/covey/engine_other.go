@@ -2,7 +2,14 @@
 
 package main
 
-import "github.com/covey-edge/covey/hal"
+import (
+	"errors"
+
+	"github.com/covey-edge/covey/hal"
+)
+
+// errNoEngines is for systems that runners do not exist for.
+var errNoEngines = errors.New("models run on Linux alone")
 
 func stage([]string) error { return errNoEngines }
 

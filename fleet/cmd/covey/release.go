@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -234,15 +235,35 @@ func (a *app) releaseShow() *cobra.Command {
 			if r.Golden > 0 {
 				golden = strconv.Itoa(r.Golden)
 			}
-			a.pairs("release", r.Release.String(), "digest", string(r.Digest), "task", r.Task, "size", size(r.Size), "labels", r.Labels,
-				"golden samples", golden, "license", r.License, "notes", r.Notes, "pushed", a.ago(r.Pushed)+" by "+r.By)
+			a.pairs("release", r.Release.String(), "digest", string(r.Digest), "task", r.Task, "size", size(r.Size), "configuration", r.Config, "labels", r.Labels,
+				"results", strings.TrimSpace(r.Kind+" "+labelled(r.Classes)), "golden samples", golden, "parent", r.Parent, "dataset", r.Dataset, "commit", r.Commit,
+				"license", r.License, "author", r.Author, "notes", r.Notes, "pushed", a.ago(r.Pushed)+" by "+r.By)
+			if len(r.Variants) == 0 {
+				return nil
+			}
 			fmt.Fprintln(a.out)
 			var rows [][]string
 			for _, v := range r.Variants {
-				rows = append(rows, []string{v.File, v.Engine, v.Accelerator, v.Arch, size(v.Length), v.SHA256.Short()})
+				rows = append(rows, []string{v.File, v.Engine, v.Accelerator, v.Arch, size(v.Length), v.SHA256.Short(), needs(v)})
 			}
-			a.table([]string{"FILE", "ENGINE", "ACCEL", "ARCH", "SIZE", "SHA256"}, rows)
+			a.table([]string{"FILE", "ENGINE", "ACCEL", "ARCH", "SIZE", "SHA256", "NEEDS"}, rows)
 			return nil
 		}),
 	}
+}
+
+// needs is what a variant asks of a board, and what it may take there.
+func needs(v v1.Variant) string {
+	var list []string
+	add := func(what, value string) {
+		if value != "" {
+			list = append(list, what+value)
+		}
+	}
+	add("", v.Quantisation)
+	add("runtime ", v.MinRuntime)
+	add("board of ", bytesOf(v.MinRAM))
+	add("at most ", msOf(v.LatencyMS))
+	add("at most ", bytesOf(v.Memory))
+	return strings.Join(list, ", ")
 }

@@ -1,13 +1,6 @@
 package main
 
-import (
-	"errors"
-
-	"github.com/spf13/cobra"
-)
-
-// errNoEngines is for systems that runners do not exist for.
-var errNoEngines = errors.New("models run on Linux alone")
+import "github.com/spf13/cobra"
 
 // stage is what stands between this program and a runner: see runner.Stage.
 func (a *app) stage() *cobra.Command {

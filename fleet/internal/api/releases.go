@@ -207,13 +207,21 @@ func (a *API) showRelease(_ context.Context, in *struct {
 		return nil, err
 	}
 	out := v1.ReleaseDetail{ReleaseInfo: releaseOf(e), License: m.License, Notes: m.Notes, Golden: len(m.Golden), Variants: []v1.Variant{}}
+	out.Author, out.Parent, out.Dataset, out.Commit = m.Author, m.Lineage.Parent, m.Lineage.Dataset, m.Lineage.Commit
 	if m.Labels != nil {
 		out.Labels = m.Labels.Name
+	}
+	if m.Result != nil {
+		out.Kind, out.Classes = m.Result.Kind, m.Result.Labels
+	}
+	if m.Config != nil {
+		out.Config = m.Config.Name
 	}
 	for _, v := range m.Variants {
 		out.Variants = append(out.Variants, v1.Variant{
 			File: v.File.Name, SHA256: wire.Digest(v.File.SHA256), Length: v.File.Length,
-			Engine: v.Engine, Accelerator: v.Accelerator, Arch: v.Arch,
+			Engine: v.Engine, Accelerator: v.Accelerator, Arch: v.Arch, Quantisation: v.Quantisation,
+			MinRAM: v.MinRAM, MinRuntime: v.MinRuntime, LatencyMS: v.LatencyMS, Memory: v.Memory,
 		})
 	}
 	return ok(out)

@@ -231,6 +231,13 @@ type ReleaseDetail struct {
 	Labels   string    `json:"labels,omitempty" doc:"Name of the label file"`
 	License  string    `json:"license,omitempty"`
 	Notes    string    `json:"notes,omitempty"`
+	Author   string    `json:"author,omitempty"`
+	Parent   string    `json:"parent,omitempty" doc:"The release it was made from, as its maker says"`
+	Dataset  string    `json:"dataset,omitempty"`
+	Commit   string    `json:"commit,omitempty" doc:"Of the training's code"`
+	Kind     string    `json:"kind,omitempty" doc:"Of results, as its maker says"`
+	Classes  int       `json:"classes,omitempty" doc:"How many labels may come, as its maker says"`
+	Config   string    `json:"config,omitempty" doc:"Name of the file of configuration; such a release has no variants"`
 	Variants []Variant `json:"variants"`
 	Golden   int       `json:"golden" doc:"How many golden samples"`
 }
@@ -243,6 +250,12 @@ type Variant struct {
 	Engine      string      `json:"engine"`
 	Accelerator string      `json:"accelerator,omitempty"`
 	Arch        string      `json:"arch,omitempty"`
+	// What it needs, and what it may take.
+	Quantisation string  `json:"quantisation,omitempty"`
+	MinRAM       int64   `json:"min_ram,omitempty" doc:"Bytes of the board"`
+	MinRuntime   string  `json:"min_runtime,omitempty" doc:"Version of the engine's library"`
+	LatencyMS    float64 `json:"latency_ms,omitempty" doc:"Budget of the engine's time for a frame, p50"`
+	Memory       int64   `json:"memory,omitempty" doc:"Budget of its runner's memory, bytes"`
 }
 
 // A Set asks for a release on a pipeline of a group of devices.
