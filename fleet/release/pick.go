@@ -74,7 +74,7 @@ func (b Board) refuse(v Variant) *Refusal {
 		return no(hal.CodeAccel, "model compiled for %s, none found: plug one in, or add a variant for cpu", v.Accelerator)
 	case !engine:
 		return no(hal.CodeEngine, "no engine for %s on this board: see covey-agent doctor", v.Engine)
-	case older(b.Runtimes[v.Engine], v.MinRuntime):
+	case OlderRuntime(b.Runtimes[v.Engine], v.MinRuntime):
 		return no(hal.CodeRuntime, "needs the library of %s from version %s on, this board has %s: update covey-agent's runners, or add a variant for older ones",
 			v.Engine, v.MinRuntime, b.Runtimes[v.Engine])
 	case b.RAM > 0 && v.MinRAM > b.RAM:
@@ -83,9 +83,9 @@ func (b Board) refuse(v Variant) *Refusal {
 	return nil
 }
 
-// older says whether a runtime, "tflite 2.17.1", is older than the version asked for.
+// OlderRuntime says whether a runtime, "tflite 2.17.1", is older than the version asked for.
 // One that names no version is not.
-func older(runtime, want string) bool {
+func OlderRuntime(runtime, want string) bool {
 	version := runtime[strings.LastIndexByte(runtime, ' ')+1:]
 	end := strings.IndexFunc(version, func(r rune) bool { return r != '.' && (r < '0' || r > '9') }) // 2.17.1-rc0
 	if end >= 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -64,7 +65,7 @@ With --exit-code the exit code is 7 when somebody may rely on what changes: for 
 		if err := a.differs(changes, breaks); err != nil || breaks == 0 || !exit {
 			return err
 		}
-		return &failure{code: exitBreaks, what: plural(breaks, "change") + " that somebody may rely on the old of", fix: "tell them, then push it without --exit-code"}
+		return &failure{code: exitBreaks, what: plural(breaks, "change") + " marked !: somebody may rely on the old", fix: "tell them, or give the new release another name"}
 	})
 	return c
 }
@@ -211,12 +212,12 @@ func variantChanges(old, now []release.Variant) []change {
 		}
 		add := func(breaks bool, what, old, now string) {
 			if old != now {
-				list = append(list, change{what + " of " + place(v), old, now, breaks})
+				list = append(list, change{what + " of " + place(v), cmp.Or(old, "none"), cmp.Or(now, "none"), breaks})
 			}
 		}
 		add(false, "quantisation", v.Quantisation, w.Quantisation)
 		add(w.MinRAM > v.MinRAM, "least memory of the board", bytesOf(v.MinRAM), bytesOf(w.MinRAM))
-		add(w.MinRuntime != "", "oldest runtime", v.MinRuntime, w.MinRuntime)
+		add(release.OlderRuntime(cmp.Or(v.MinRuntime, "0"), w.MinRuntime), "oldest runtime", v.MinRuntime, w.MinRuntime)
 		add(false, "budget of time", msOf(v.LatencyMS), msOf(w.LatencyMS))
 		add(false, "budget of memory", bytesOf(v.Memory), bytesOf(w.Memory))
 	}

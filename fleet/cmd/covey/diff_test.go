@@ -34,12 +34,12 @@ func TestDifference(t *testing.T) {
 		"another kind": {func(d *described) { d.kind, d.labels = "raw", nil },
 			"[{kind of result classify raw true} {labels that vanish  crow, jay, tit true} {entities that Home Assistant loses  for each pipeline and zone the count of crow, jay, tit true}]"},
 		"a budget": {func(d *described) { d.variants = []release.Variant{{Engine: "tflite", LatencyMS: 40, Memory: 1 << 20}} },
-			"[{budget of time of tflite 80 ms 40 ms false} {budget of memory of tflite  1.0 MB false}]"},
+			"[{budget of time of tflite 80 ms 40 ms false} {budget of memory of tflite none 1.0 MB false}]"},
 		"a variant goes": {func(d *described) {
 			d.variants = []release.Variant{{Engine: "tflite", Arch: "arm64", LatencyMS: 80}}
 		}, "[{variant that vanishes tflite  true} {new variant  tflite arm64 false}]"},
 		"a newer runtime": {func(d *described) { v := cpu; v.MinRuntime = "2.17"; d.variants = []release.Variant{v} },
-			"[{oldest runtime of tflite  2.17 true}]"},
+			"[{oldest runtime of tflite none 2.17 true}]"},
 		"configuration": {func(d *described) { d.lines = []string{"threshold: 0.5"} }, "[{lines of configuration that come  threshold: 0.5 false}]"},
 		"a threshold":   {func(d *described) { d.decode = release.Decode{Threshold: .5} }, "[{threshold 0 0.5 false}]"},
 	} {
