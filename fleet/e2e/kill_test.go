@@ -180,27 +180,20 @@ func (m *mortal) kill(r wish, d doom) {
 // power cut would have made that a lie.
 func (m *mortal) honest(r wish) error {
 	m.t.Helper()
-	release, state, err := onDisk(filepath.Join(m.dir, "data", stateFile))
-	if os.IsNotExist(err) { // between two renames
-		release, state, err = onDisk(filepath.Join(m.dir, "data", stateFile+".old"))
-	}
-	if err != nil {
-		return err
-	}
-	if release != r.Digest {
-		state = wire.Queued // as the controller has it before the board says a word
-	}
-	said := ask[rollout](m.c, "rollout", "show", r.rollout).Executions[0].State
-	if slices.Index(happy, said) > slices.Index(happy, state) {
-		return fmt.Errorf("the controller heard %s, on the disk is %s", said, state)
-	}
-	return nil
+	_, err := m.stands(r)
+	return err
 }
 
 // mustEnd starts the real program: the update ends well, and the new model works.
 func (m *mortal) mustEnd(r wish, what string) {
 	m.t.Helper()
 	m.start()
+	m.finish(r, what)
+}
+
+// finish is mustEnd of an agent that runs.
+func (m *mortal) finish(r wish, what string) {
+	m.t.Helper()
 	m.await("agent starts", 20*time.Second) // before that a SIGTERM is the shell's way to end it
 	done := m.c.awaitEnd(r.rollout, time.Minute)
 	if done.State != wire.RolloutCompleted || done.Executions[0].State != wire.Succeeded {
