@@ -11,6 +11,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/internal/store"
 	"github.com/covey-edge/covey/fleet/trust"
+	"github.com/covey-edge/covey/fleet/window"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -37,7 +38,7 @@ func (r *Registry) DesiredTx(tx *store.Tx, id wire.DeviceID) (wire.DesiredSigned
 // UpdateDesired changes what is wanted of a device, in the caller's transaction:
 // fn works on the current document, whose revision is already the next one. When
 // the transaction commits, the document goes out, retained. ErrNotFound for a
-// device that is not here or revoked.
+// device that is not here or revoked, ErrInvalid for a window that never opens.
 func (r *Registry) UpdateDesired(tx *store.Tx, id wire.DeviceID, fn func(*wire.DesiredSigned) error) (wire.DesiredSigned, error) {
 	var none wire.DesiredSigned
 	dev, err := store.Get[Device](tx, bucketDevice, string(id))
@@ -110,6 +111,11 @@ func (r *Registry) putDesired(tx *store.Tx, id wire.DeviceID, signed wire.Desire
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	for pipeline, rel := range signed.Pipelines {
+		if rel.Window != nil {
+			if _, err := window.Parse(*rel.Window); err != nil {
+				return fmt.Errorf("%w: pipeline %q: %w", ErrInvalid, pipeline, err)
+			}
+		}
 		if rel.Execution == "" {
 			continue
 		}

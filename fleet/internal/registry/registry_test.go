@@ -365,6 +365,14 @@ func TestDesired(t *testing.T) {
 	}); !errors.Is(err, registry.ErrInvalid) {
 		t.Errorf("a document too long: %v", err)
 	}
+	if _, err := r.ChangeDesired("pi", func(d *wire.DesiredSigned) error {
+		w := d.Pipelines["cam"]
+		w.Window = &wire.Window{Cron: "0 2 30 2 *", Minutes: 60}
+		d.Pipelines["cam"] = w
+		return nil
+	}); !errors.Is(err, registry.ErrInvalid) || !strings.Contains(err.Error(), "no year has such a day") {
+		t.Errorf("a window that never opens: %v", err)
+	}
 	r.db.Close()
 	r.open(t)
 	if err := r.PublishAll(); err != nil || r.br.retained("pi").Signed.Rev != 51 {
