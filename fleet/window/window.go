@@ -166,7 +166,10 @@ func (w Window) within(noon, t time.Time) (first time.Time) {
 	year, month, day := noon.Date()
 	for h := range 24 {
 		for m := range 60 {
-			if !w.hour.has(h) || !w.minute.has(m) {
+			if !w.hour.has(h) {
+				break
+			}
+			if !w.minute.has(m) {
 				continue
 			}
 			// Where the clock leaps, a later one may be earlier.

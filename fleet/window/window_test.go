@@ -141,7 +141,7 @@ func TestAcrossTheWorld(t *testing.T) {
 		for _, cron := range []string{"0 0 * * *", "30 2 * * *", "*/7 1-3 * * *"} {
 			w := must(t, cron, 45)
 			from := time.Date(2011, 1, 1, 0, 0, 0, 0, l) // Apia left a day out this year
-			for at := from; at.Year() < 2019; {
+			for at := from; at.Year() < 2014; {
 				next := w.Next(at)
 				if !next.After(at) || !w.Open(next) {
 					t.Fatalf("%s %s: after %s comes %s, open %t", name, cron, at, next, w.Open(next))

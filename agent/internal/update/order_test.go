@@ -261,7 +261,7 @@ func (w *world) restart() {
 // restarts, words of the house and clocks between: what was promised of every step
 // holds, an execution ends once, and the last wish is where it comes to.
 func TestOrdersAtRandom(t *testing.T) {
-	walks := 10_000
+	walks := 3000
 	if testing.Short() {
 		walks = 1000
 	}
