@@ -404,10 +404,10 @@ func (j *journey) stillVouched(ctx context.Context, slot *slots.Slot) error {
 	if v == nil {
 		return nil
 	}
-	if ref != nil && lock(ctx, j.l.fetching) {
-		timed, cancel := context.WithTimeout(ctx, learnTimeout)
+	timed, cancel := context.WithTimeout(ctx, learnTimeout)
+	defer cancel()
+	if ref != nil && lock(timed, j.l.fetching) { // another pipeline's download may take its time
 		_, _ = j.learn(timed, v, *ref) // it says so itself
-		cancel()
 		unlock(j.l.fetching)
 	}
 	return v.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, j.l.now())

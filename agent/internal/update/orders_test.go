@@ -2,6 +2,7 @@ package update_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -398,6 +399,57 @@ func TestCalledOffAtTheSwitch(t *testing.T) {
 			t.Errorf("%d switches, %s runs", b.switches-switches, s.runs(pipe).Short())
 		}
 	})
+}
+
+// Documents that are lost, doubled and out of their order change nothing in the end: the
+// newest is where it comes to, and every execution that began has one end.
+func TestDocumentsInAnyOrder(t *testing.T) {
+	c := newController()
+	var all []wire.DesiredRelease
+	for _, model := range []string{"good 1", "good 2", big("good-3", 2), "run:E_CRASH x", "open:E_OP x"} {
+		all = append(all, c.release(model))
+	}
+	for seed := range uint64(25) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		docs := make([]wire.DesiredRelease, 1+rng.IntN(8))
+		for i := range docs {
+			docs[i] = all[rng.IntN(len(all))]
+			docs[i].Execution, docs[i].Attempt = fmt.Sprintf("ex-%d", i), 1+rng.IntN(3)
+			if i > 0 && rng.IntN(3) == 0 { // the one before, in another way
+				docs[i] = docs[i-1]
+				docs[i].Mode, docs[i].Rate = []string{wire.ModeStage, wire.ModeActivate}[rng.IntN(2)], int64(rng.IntN(2)*1e6)
+			}
+		}
+		last := docs[len(docs)-1]
+		last.Mode = wire.ModeActivate
+		docs[len(docs)-1] = last
+		b := newBoard(t, crashfs.New(), c)
+		b.lives(func(s *session) {
+			for range 3 * len(docs) {
+				i := rng.IntN(len(docs))
+				_ = s.desire(uint64(i+1), map[string]wire.DesiredRelease{pipe: docs[i]}) // older ones are refused
+				s.tick(time.Duration(rng.IntN(1500))*time.Millisecond, func() bool { return false })
+			}
+			s.order(uint64(len(docs)), last, nil)
+			if !s.tick(time.Hour, s.settled(last.Execution)) {
+				t.Fatalf("seed %d: %+v", seed, s.pipeline(pipe).Exec)
+			}
+		})
+		ends := map[string]map[int]bool{}
+		for _, st := range b.steps {
+			if ends[st.Execution] == nil {
+				ends[st.Execution] = map[int]bool{}
+			}
+			if st.State.Terminal() {
+				ends[st.Execution][st.N] = true
+			}
+		}
+		for execution, n := range ends {
+			if len(n) != 1 {
+				t.Errorf("seed %d: %s has %d ends", seed, execution, len(n))
+			}
+		}
+	}
 }
 
 // A disk that cannot take the whole is not begun to be filled, and says the figures.

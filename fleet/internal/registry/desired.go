@@ -122,7 +122,10 @@ func (r *Registry) putDesired(tx *store.Tx, id wire.DeviceID, signed wire.Desire
 		if !wire.ValidID(rel.Execution) {
 			return fmt.Errorf("%w: execution %q of pipeline %q", ErrInvalid, rel.Execution, pipeline)
 		}
-		if err := store.Put(tx, bucketExecution, execKey(id, rel.Execution), execRecord{pipeline, rel.Release}); err != nil {
+		if store.Has(tx, bucketExecution, execKey(id, rel.Execution)) {
+			continue // wanted before, maybe in another way
+		}
+		if err := store.Put(tx, bucketExecution, execKey(id, rel.Execution), execRecord{Pipeline: pipeline, Release: rel.Release}); err != nil {
 			return err
 		}
 	}

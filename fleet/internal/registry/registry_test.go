@@ -405,6 +405,19 @@ func TestDesired(t *testing.T) {
 	if len(w.C) != 0 {
 		t.Errorf("%d events more", len(w.C))
 	}
+	// An execution that waits night after night counts far; what is kept is bounded, and
+	// its end is kept all the same.
+	if err := set("ex-far"); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 1100 {
+		r.send(t, "pi", "exec/ex-far", step("ex-far", 100*(n+1), wire.WaitingWindow))
+	}
+	r.send(t, "pi", "exec/ex-far", step("ex-far", 200_000, wire.Succeeded))
+	r.send(t, "pi", "exec/ex-far", step("ex-far", 2_000_000, wire.Failed))
+	if steps, err := r.Steps("pi", "ex-far"); err != nil || len(steps) != 1001 || steps[1000].State != wire.Succeeded {
+		t.Errorf("%d steps are kept, %v", len(steps), err)
+	}
 
 	if err := r.Revoke("pi"); err != nil {
 		t.Fatal(err)
@@ -416,7 +429,7 @@ func TestDesired(t *testing.T) {
 	if err := set("ex-100"); err != nil {
 		t.Fatal(err)
 	}
-	if d, _ := r.Desired("pi"); d.Rev != 52 {
+	if d, _ := r.Desired("pi"); d.Rev != 53 {
 		t.Errorf("rev %d after joining again: an agent would ignore it", d.Rev)
 	}
 }
