@@ -143,6 +143,7 @@ type board struct {
 	floor    time.Time
 	voucher  update.Voucher
 	prepared func() // called when a candidate is ready
+	stepped  func(wire.ExecStep)
 	switches int
 	changes  atomic.Int32 // of Reported
 }
@@ -240,8 +241,11 @@ func (b *board) Switch(_ context.Context, pipeline string, w update.Warm) error 
 
 func (b *board) Step(s wire.ExecStep) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.steps = append(b.steps, s)
+	b.mu.Unlock()
+	if b.stepped != nil {
+		b.stepped(s)
+	}
 	return nil
 }
 

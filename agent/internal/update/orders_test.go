@@ -452,6 +452,54 @@ func TestDocumentsInAnyOrder(t *testing.T) {
 	}
 }
 
+// Called off, or something newer wanted, the very moment any state before the end of
+// the switch is on the disk: nothing that runs has changed.
+func TestCalledOffInEveryState(t *testing.T) {
+	for _, st := range []wire.ExecState{wire.Queued, wire.Downloading, wire.Verifying, wire.Staged, wire.WaitingConsent, wire.WaitingWindow, wire.SelfTesting, wire.Switching} {
+		for name, end := range map[string]wire.ExecState{"nothing": wire.Canceled, "newer": wire.Superseded} {
+			c := newController()
+			b := newBoard(t, crashfs.New(), c)
+			v1, v2, v3 := c.release("good 1"), c.release(big("good-2", 2)), c.release("good 3")
+			b.lives(func(s *session) {
+				s.bring(1, v1)
+				switches := b.switches
+				b.stepped = func(step wire.ExecStep) {
+					switch {
+					case step.Execution != v2.Execution:
+					case step.State == st && name == "nothing":
+						_ = s.desire(3, nil)
+					case step.State == st:
+						s.order(3, v3, stage)
+					case step.State == wire.WaitingConsent:
+						if err := s.loop.Install(pipe, ""); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				s.order(2, v2, func(w *wire.DesiredRelease) { consents(w); w.Window = in(time.Now(), 10*time.Minute, 5) })
+				s.tick(time.Hour, func() bool { return b.ended(v2) != "" })
+				b.stepped = nil
+				p := s.pipeline(pipe)
+				if b.ended(v2) != end || b.switches != switches || s.runs(pipe) != v1.Release || p.Active.Release != v1.Release || p.Previous != nil {
+					t.Errorf("%s in %s: ended %s, %d switches, %+v", name, st, b.ended(v2), b.switches-switches, p)
+				}
+			})
+		}
+	}
+}
+
+// ended is how an execution ended, "" when it did not.
+func (b *board) ended(w wire.DesiredRelease) wire.ExecState {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.steps {
+		if s.Execution == w.Execution && s.State.Terminal() {
+			return s.State
+		}
+	}
+	return ""
+}
+
 // A disk that cannot take the whole is not begun to be filled, and says the figures.
 func TestNoRoomIsKnownBefore(t *testing.T) {
 	c := newController()
