@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/covey-edge/covey/fleet/link/linktest"
 	"github.com/covey-edge/covey/fleet/link/mem"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
@@ -84,4 +85,47 @@ func FuzzInstall(f *testing.F) {
 			t.Fatalf("%q is read as %q", b, version)
 		}
 	})
+}
+
+// With a real broker, whose session waits for the board: what was said while it was
+// away does not come, and neither does what is retained.
+func TestInstallIsNotKept(t *testing.T) {
+	broker := linktest.Mosquitto(t)
+	sub := person(t, broker, "covey/home/#")
+	words := make(chan string, 10)
+	lives := 0
+	live := func() (stop func()) {
+		u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: mqttLink(t, broker, "covey-pi-1"), OnInstall: func(_, version string) error {
+			words <- version
+			return nil
+		}}})
+		stop = running(t, u)
+		lives++
+		sub.Until("the board", func() bool {
+			online := 0
+			for _, m := range sub.Messages("pi-1/available") {
+				if string(m.Payload) == "online" {
+					online++
+				}
+			}
+			return online == lives
+		})
+		return stop
+	}
+	say := func(text string, retain bool) {
+		sub.Send(wire.Message{Topic: "covey/home/pi-1/porch/install/set", Payload: []byte(text), QoS: 1, Retain: retain})
+	}
+	stop := live()
+	say("install 1", false)
+	if got := <-words; got != "1" {
+		t.Errorf("got %q", got)
+	}
+	stop()
+	say("install 2", false)
+	say("install 3", true)
+	live()
+	say("install 4", false)
+	if got := <-words; got != "4" {
+		t.Errorf("got %q, which was said while the board was away", got)
+	}
 }
