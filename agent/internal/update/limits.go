@@ -12,9 +12,14 @@ import (
 
 // What it takes to say that a release is worse.
 const (
-	// minRuns of each side are needed before times, scores and errors are judged: with
-	// them the bounds of a median are within the fastest and slowest fifth.
+	// minRuns are needed before scores and errors are judged, and of what ran before for
+	// any comparison: with them the bounds of a median are within the fastest and the
+	// slowest fifth. A slow model must not get away with few runs: there is a bound for
+	// its median from nine on.
 	minRuns = 20
+	// fewRuns are enough where all of them were slower than all but the slowest
+	// hundredth before.
+	fewRuns = 3
 	// tie is a difference of medians that no consumer notices, ms.
 	tie = 1.0
 	// always is the part of results with a score from which on one without has lost it:
@@ -135,7 +140,7 @@ func least(part, n int) float64 {
 
 func judgeLatency(l wire.ProbationLimits, s Seen) verdict {
 	limit := float64(l.Latency)
-	if l.Latency == 0 || s.Trial.good() < minRuns || s.Trial.P50 <= limit {
+	if l.Latency == 0 || s.Trial.P50 <= limit {
 		return verdict{}
 	}
 	if s.Trial.Low <= limit {
@@ -147,10 +152,12 @@ func judgeLatency(l wire.ProbationLimits, s Seen) verdict {
 
 func judgeSlower(l wire.ProbationLimits, s Seen) verdict {
 	factor := float64(l.Slower) / 100
-	if l.Slower == 0 || s.Trial.good() < minRuns || s.Before.good() < minRuns || s.Trial.P50 <= max(factor*s.Before.P50, s.Before.P50+tie) {
+	slower := func(now, before float64) bool { return now > max(factor*before, before+tie) }
+	if l.Slower == 0 || s.Before.good() < minRuns || !slower(s.Trial.P50, s.Before.P50) {
 		return verdict{}
 	}
-	if s.Trial.Low <= max(factor*s.Before.High, s.Before.High+tie) {
+	few := s.Trial.good() >= fewRuns && slower(s.Trial.Fastest, s.Before.P99)
+	if !few && !slower(s.Trial.Low, s.Before.High) {
 		return verdict{doubt: true}
 	}
 	return verdict{fault: fault(hal.CodeSlow, "median of %d runs is %.1f ms, %.0f %% of the %.1f ms before; the limit is %d %%: use a lighter model or allow it more time",

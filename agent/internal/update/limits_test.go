@@ -44,14 +44,17 @@ func TestLimits(t *testing.T) {
 		text   string // of the fault, in parts
 		doubt  bool
 	}{
-		"no limits":               {wire.ProbationLimits{}, Seen{Trial: failing(plain(30, 99, 0.1), 9), Before: sure, Degraded: "x", Temp: degrees(99)}, "", "", false},
-		"all is well":             {wire.ProbationLimits{Errors: 5, Latency: 20, Slower: 150, Score: 50, Memory: 100 << 20, TempMax: 80, Fallback: true}, Seen{Trial: memory(plain(30, 11, 0.8), 90), Before: sure, Temp: degrees(70)}, "", "", false},
-		"slower than before":      {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(20, 20, 0.9), Before: sure}, hal.CodeSlow, "20 runs, 20.0 ms, 200 %, 10.0 ms, 150 %", false},
-		"slower, one run too few": {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(19, 20, 0.9), Before: sure}, "", "", false},
-		"slower, too few before":  {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(20, 20, 0.9), Before: plain(19, 10, 0.9)}, "", "", false},
-		"slower, nobody notices":  {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(99, 0.9, 0.9), Before: plain(99, 0.2, 0.9)}, "", "", false},
-		"slow":                    {wire.ProbationLimits{Latency: 19}, Seen{Trial: plain(20, 20, 0.9)}, hal.CodeSlow, "20 runs, 20.0 ms, 19 ms", false},
-		"slow, and before":        {wire.ProbationLimits{Latency: 19}, Seen{Trial: plain(20, 20, 0.9), Before: sure}, hal.CodeSlow, "10.0 ms before", false},
+		"no limits":              {wire.ProbationLimits{}, Seen{Trial: failing(plain(30, 99, 0.1), 9), Before: sure, Degraded: "x", Temp: degrees(99)}, "", "", false},
+		"all is well":            {wire.ProbationLimits{Errors: 5, Latency: 20, Slower: 150, Score: 50, Memory: 100 << 20, TempMax: 80, Fallback: true}, Seen{Trial: memory(plain(30, 11, 0.8), 90), Before: sure, Temp: degrees(70)}, "", "", false},
+		"slower than before":     {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(20, 20, 0.9), Before: sure}, hal.CodeSlow, "20 runs, 20.0 ms, 200 %, 10.0 ms, 150 %", false},
+		"slower, few runs":       {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(3, 20, 0.9), Before: sure}, hal.CodeSlow, "3 runs, 200 %", false},
+		"slower, too few runs":   {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(2, 20, 0.9), Before: sure}, "", "", true},
+		"slow, too few runs":     {wire.ProbationLimits{Latency: 15}, Seen{Trial: plain(8, 20, 0.9), Before: sure}, "", "", true},
+		"slow, enough":           {wire.ProbationLimits{Latency: 15}, Seen{Trial: plain(9, 20, 0.9), Before: sure}, hal.CodeSlow, "9 runs", false},
+		"slower, too few before": {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(20, 20, 0.9), Before: plain(19, 10, 0.9)}, "", "", false},
+		"slower, nobody notices": {wire.ProbationLimits{Slower: 150}, Seen{Trial: plain(99, 0.9, 0.9), Before: plain(99, 0.2, 0.9)}, "", "", false},
+		"slow":                   {wire.ProbationLimits{Latency: 19}, Seen{Trial: plain(20, 20, 0.9)}, hal.CodeSlow, "20 runs, 20.0 ms, 19 ms", false},
+		"slow, and before":       {wire.ProbationLimits{Latency: 19}, Seen{Trial: plain(20, 20, 0.9), Before: sure}, hal.CodeSlow, "10.0 ms before", false},
 		"slow by half its runs": {wire.ProbationLimits{Latency: 15}, Seen{Trial: runs(21, func(i int) Run { return Run{Engine: time.Duration(10+10*(i%2)) * time.Millisecond} }).sample()},
 			"", "", false},
 		"slow by some more": {wire.ProbationLimits{Latency: 15}, Seen{Trial: runs(25, func(i int) Run { return Run{Engine: time.Duration(10+10*min(i%5%3, 1)) * time.Millisecond} }).sample()},
@@ -214,7 +217,7 @@ func TestTally(t *testing.T) {
 		t.Errorf("another release has %+v", s)
 	}
 	// What no message may say.
-	if s := plain(1, 10, math.Inf(1)); s.Score != 1e9 || !math.IsInf(s.High, 1) {
+	if s := plain(1, 10, math.Inf(1)); s.Score != 1e9 || s.Low != 0 || s.High != 0 {
 		t.Errorf("got %+v", s)
 	}
 }

@@ -63,7 +63,8 @@ func (t *tally) add(r Run) {
 // A Sample is a Measure with what it takes to tell a difference from noise.
 type Sample struct {
 	wire.Measure
-	Low, High float64 // the true median is within, but for three times in a thousand; ms
+	Low, High float64 // the true median is within, but for three times in a thousand; ms; 0 for few runs
+	Fastest   float64 // ms
 	Scored    int     // answers with a score
 	Sum, Sum2 float64 // of the scores, and of their squares
 }
@@ -98,9 +99,8 @@ func (t *tally) sample() Sample {
 	// bounds need not know how times are spread.
 	if k := int(math.Floor(float64(n)/2 - 1.5*math.Sqrt(float64(n)))); k >= 0 {
 		s.Low, s.High = at(k), at(n-1-k)
-	} else {
-		s.High = math.Inf(1)
 	}
+	s.Fastest = at(0)
 	return s
 }
 
@@ -110,7 +110,7 @@ func remembered(m *wire.Measure) Sample {
 		return Sample{}
 	}
 	n := m.Runs - m.Errors
-	return Sample{Measure: *m, Low: m.P50, High: m.P50, Scored: n, Sum: m.Score * float64(n), Sum2: m.Score * m.Score * float64(n)}
+	return Sample{Measure: *m, Low: m.P50, High: m.P50, Fastest: m.P50, Scored: n, Sum: m.Score * float64(n), Sum2: m.Score * m.Score * float64(n)}
 }
 
 // alike is how many results in a row say as much as one another's neighbours can:

@@ -210,7 +210,7 @@ func TestProbationByEvidence(t *testing.T) {
 					t.Errorf("it took %s", took)
 				}
 				v := e.Evidence
-				if v == nil || v.Model != digest([]byte(c.model)) || v.Before == nil || v.Before.P50 != 10 || v.Before.Score != 0.9 || v.Trial == nil || v.Trial.Runs < 20 {
+				if v == nil || v.Model != digest([]byte(c.model)) || v.Before == nil || v.Before.P50 != 10 || v.Before.Score != 0.9 || v.Trial == nil || v.Trial.Runs < 9 {
 					t.Fatalf("evidence %+v", v)
 				}
 				if c.state == wire.RolledBack {
