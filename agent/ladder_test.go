@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -194,6 +195,15 @@ func TestReportedIsBounded(t *testing.T) {
 	}
 	if got := bounded(wire.Reported{V: wire.Version, Pipelines: map[string]wire.ReportedPipeline{"p": {Tried: list}}}); len(got.Pipelines["p"].Tried) != maxLost {
 		t.Error("what fits was cut")
+	}
+	// Evidence goes when the reasons are not enough, and no earlier.
+	e := &wire.Evidence{Model: wire.Digest(strings.Repeat("a", 64)), Accel: "xnnpack", Trial: &wire.Measure{Runs: 600}, Before: &wire.Measure{Runs: 600}}
+	for n := range 60 {
+		r.Pipelines[fmt.Sprint("p", n)] = wire.ReportedPipeline{Accelerator: "xnnpack", Tried: list, Evidence: e}
+	}
+	b, err := json.Marshal(bounded(r))
+	if err != nil || len(b) > maxReported || !strings.Contains(string(b), "evidence") || strings.Contains(string(b), "tried") {
+		t.Errorf("%d bytes, %v: %.200s", len(b), err, b)
 	}
 }
 

@@ -48,6 +48,19 @@ type model struct {
 	pictures int // that it was shown
 }
 
+// slow does everything ten times.
+func (m *model) slow(in, out [][]byte, r *proto.Ran) error {
+	var all int64
+	for range 10 {
+		if err := m.Model.Run(in, out, r); err != nil {
+			return err
+		}
+		all += r.EngineNS
+	}
+	r.EngineNS = all
+	return nil
+}
+
 // late is how many pictures go well: what measures a model shows it zeros and noise.
 const late = 10
 
@@ -66,6 +79,14 @@ func (m *model) Run(in, out [][]byte, r *proto.Ran) error {
 		hang()
 	case "eat-run":
 		eat()
+	case "slow-run":
+		return m.slow(in, out, r)
+	case "unsure-run":
+		err := m.Model.Run(in, out, r)
+		for i, b := range out[0] {
+			out[0][i] = min(b, 60)
+		}
+		return err
 	}
 	return m.Model.Run(in, out, r)
 }
