@@ -98,7 +98,15 @@ func first(r *task.Result) float64 {
 	if len(r.Items) == 0 {
 		return 0
 	}
-	return float64(r.Items[0].Score)
+	return number(r.Items[0].Score)
+}
+
+// number is a score that can be counted with.
+func number(s float32) float64 {
+	if s != s {
+		return 0
+	}
+	return min(max(float64(s), -1e9), 1e9)
 }
 
 // top1 is 1 where the same label comes first, or none from both.
@@ -147,7 +155,10 @@ func iou(a, b [4]float32) float64 {
 		return 0
 	}
 	both := float64(w) * float64(h)
-	return both / (area(a) + area(b) - both)
+	if all := area(a) + area(b) - both; all >= both { // false for boxes that are none
+		return both / all
+	}
+	return 0
 }
 
 func area(b [4]float32) float64 { return float64(b[2]-b[0]) * float64(b[3]-b[1]) }
@@ -164,7 +175,7 @@ func nrmse(a, b *task.Result) float64 {
 	for i := range n {
 		d := scale
 		if i < len(a.Items) && i < len(b.Items) && a.Items[i].ID == b.Items[i].ID {
-			d = float64(a.Items[i].Score) - float64(b.Items[i].Score)
+			d = number(a.Items[i].Score) - number(b.Items[i].Score)
 		}
 		sum += d * d
 	}
@@ -181,7 +192,7 @@ func nrmse(a, b *task.Result) float64 {
 func spread(r *task.Result) float64 {
 	lo, hi := math.Inf(1), math.Inf(-1)
 	for _, it := range r.Items {
-		lo, hi = min(lo, float64(it.Score)), max(hi, float64(it.Score))
+		lo, hi = min(lo, number(it.Score)), max(hi, number(it.Score))
 	}
 	if lo > hi {
 		return 0

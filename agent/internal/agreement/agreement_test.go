@@ -1,6 +1,8 @@
 package agreement
 
 import (
+	"encoding/binary"
+	"encoding/json"
 	"math"
 	"testing"
 
@@ -92,4 +94,42 @@ func TestTally(t *testing.T) {
 	if err := tally.Add(cat, values(1)); hal.CodeOf(err) != hal.CodeAgreement || tally.Frames() != 4 {
 		t.Errorf("another kind: %v, %d frames", err, tally.Frames())
 	}
+}
+
+// Whatever two models say, the sum is something that a message may say, and a model
+// agrees with itself.
+func FuzzTally(f *testing.F) {
+	f.Add(uint8(0), []byte("0123456789abcdef0123456789abcdef"), []byte("0123"))
+	f.Add(uint8(1), []byte{0, 0, 0xc0, 0x7f, 0, 0, 0x80, 0x7f}, []byte{0, 0, 0x80, 0xff})
+	f.Fuzz(func(t *testing.T, kind uint8, a, b []byte) {
+		kinds := []string{task.Classify, task.Detect, task.Raw, ""}
+		now, other := from(kinds[kind%4], a), from(kinds[kind%4], b)
+		var tally, self Tally
+		for range 3 {
+			if err := tally.Add(now, other); err != nil {
+				t.Fatal(err)
+			}
+			if err := self.Add(now, now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, s := range []wire.Agreement{tally.Sum(), self.Sum()} {
+			if _, err := json.Marshal(s); err != nil || s.Frames != 3 || s.Agreed > 3 || !(s.Mean >= 0 && s.Mean <= worst) || !(s.Delta >= 0 && s.Delta <= 1e9) {
+				t.Errorf("%+v: %v", s, err)
+			}
+		}
+		if s := self.Sum(); kind%4 != 1 && s.Agreed != 3 { // boxes without area match nothing
+			t.Errorf("not of one mind with itself: %+v", s)
+		}
+	})
+}
+
+// from makes an answer of bytes: score, box.
+func from(kind string, b []byte) *task.Result {
+	r := answer(kind)
+	for ; len(b) >= 20; b = b[20:] {
+		v := func(i int) float32 { return math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])) }
+		r.Items = append(r.Items, task.Item{Label: string(b[3]), ID: int(b[0]), Score: v(0), Box: [4]float32{v(1), v(2), v(3), v(4)}, HasBox: true})
+	}
+	return r
 }

@@ -57,7 +57,7 @@ func TestKilledInEveryState(t *testing.T) {
 	kills := 0
 	for _, model := range []string{"good 2", "run:E_CRASH x"} {
 		for _, st := range []wire.ExecState{wire.Queued, wire.Downloading, wire.Verifying, wire.Staged, wire.SelfTesting,
-			wire.Switching, wire.Probation, wire.Succeeded, wire.RolledBack} {
+			wire.Shadowing, wire.Switching, wire.Probation, wire.Succeeded, wire.RolledBack} {
 			for _, times := range []int{1, 2, 5} {
 				kills += killed(t, model, st, times)
 			}
@@ -70,6 +70,7 @@ func killed(t *testing.T, model string, st wire.ExecState, times int) (kills int
 	t.Helper()
 	c := newController()
 	v1, v2 := c.release("good 1"), c.release(model)
+	v2.Shadow, v2.Probation = &wire.ShadowRun{Frames: 20, Agreement: 80}, &wire.ProbationLimits{Slower: 150, Score: 50}
 	b := installed(t, c, v1)
 	for range times {
 		synctest.Test(t, func(t *testing.T) {
@@ -99,7 +100,8 @@ func killed(t *testing.T, model string, st wire.ExecState, times int) (kills int
 	}
 	p := state.State().Pipelines[pipe]
 	good := p.Exec.State == wire.Succeeded && p.Active.Release == v2.Release && model == "good 2" ||
-		p.Exec.State == wire.RolledBack && p.Active.Release == v1.Release
+		p.Exec.State == wire.RolledBack && p.Active.Release == v1.Release ||
+		p.Exec.State == wire.Rejected && p.Active.Release == v1.Release && st == wire.Shadowing && times >= maxBoots
 	if why := sound(b.fs, v1.Release, v2.Release); !good || why != "" {
 		t.Errorf("%s, killed %d times in %s: ended %s on %s, %s", model, times, st, p.Exec.State, p.Active.Release.Short(), why)
 	}
@@ -113,6 +115,9 @@ func killed(t *testing.T, model string, st wire.ExecState, times int) (kills int
 	return kills
 }
 
+// maxBoots is how many restarts in the middle of a trial are forgiven, and one more.
+const maxBoots = 3
+
 // Chance: releases of all kinds, cuts, full disks, broken links, in any order. A
 // failure names the seed.
 func TestRandomLives(t *testing.T) {
@@ -124,10 +129,14 @@ func TestRandomLives(t *testing.T) {
 func randomLives(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	c := newController()
-	words := []string{"good", "good", "run:E_CRASH", "run:E_INVOKE", "open:E_OP", "golden", "flaky", "open:E_MEMORY"}
+	words := []string{"good", "good", "run:E_CRASH", "run:E_INVOKE", "open:E_OP", "golden", "flaky", "open:E_MEMORY", "slow", "unsure", "shadow:half", "shadow:E_CRASH"}
 	var all []wire.DesiredRelease
 	for i := range 6 {
-		all = append(all, c.release(fmt.Sprintf("%s %d", words[rng.IntN(len(words))], i)))
+		w := c.release(fmt.Sprintf("%s %d", words[rng.IntN(len(words))], i))
+		if rng.IntN(2) == 0 {
+			w.Shadow, w.Probation = &wire.ShadowRun{Frames: 1 + rng.IntN(200), Agreement: 80}, &wire.ProbationLimits{Slower: 150, Score: 50}
+		}
+		all = append(all, w)
 	}
 	good := c.release("good last")
 	f := crashfs.New()

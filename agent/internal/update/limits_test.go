@@ -217,7 +217,10 @@ func TestTally(t *testing.T) {
 		t.Errorf("another release has %+v", s)
 	}
 	// What no message may say.
-	if s := plain(1, 10, math.Inf(1)); s.Score != 1e9 || s.Low != 0 || s.High != 0 {
+	if s := plain(1, 10, 1e30); s.Score != 1e9 || s.Low != 0 || s.High != 0 {
+		t.Errorf("got %+v", s)
+	}
+	if s := plain(1, 10, math.NaN()); s.Score != 0 || s.Scored != 0 {
 		t.Errorf("got %+v", s)
 	}
 }

@@ -47,8 +47,9 @@ func (t *tally) begin(release wire.Digest) {
 	t.release, t.ring, t.oldest = release, t.ring[:0], 0
 }
 
+// add takes in a run; a score that is no number is none.
 func (t *tally) add(r Run) {
-	s := sample{ms: float32(r.Engine) / 1e6, score: r.Score, scored: r.Scored, failed: r.Err != nil}
+	s := sample{ms: float32(r.Engine) / 1e6, score: r.Score, scored: r.Scored && r.Score-r.Score == 0, failed: r.Err != nil}
 	switch {
 	case t.ring == nil:
 		t.ring = append(make([]sample, 0, recent), s)
