@@ -20,6 +20,7 @@ const rest = 4
 type shadow struct {
 	every  int
 	frames int         // seen since the start; fill's own
+	passed int         // frames in a row that came at a bad time; run's own
 	idle   chan *frame // 1: the frame that takes the next one's place; who has it has the shadow
 	todo   chan *frame // 1: its answer is in now
 	now    task.Result // of the model in use; who has the shadow has it
@@ -28,10 +29,10 @@ type shadow struct {
 // Shadow lets m answer frames beside the model in use, and calls pair with both
 // answers, boxes in 0..1 of the frame, until pair says that it was the last. m's
 // answers go nowhere else; m is the caller's before and after, and used by nobody
-// else meanwhile. It runs on each every-th frame (0: on any), on none before that
-// frame's own result is out, and for a fifth of the time at the most. The error is
-// m's (a run that failed, maxBad in a row), pair's, ErrEnded, or ctx's. One shadow
-// at a time.
+// else meanwhile. It runs on each every-th frame (0: on any), not before that frame's
+// own result is out, rather where no other frame waits, and for a fifth of the time
+// at the most. The error is m's (a lost session, or maxBad frames in a row without an
+// answer), pair's, ErrEnded, or ctx's. One shadow at a time.
 func (p *Pipeline) Shadow(ctx context.Context, m Model, every int, pair func(now, other *task.Result) (more bool, err error)) error {
 	s := &shadow{every: max(every, 1), idle: make(chan *frame, 1), todo: make(chan *frame, 1)}
 	s.idle <- &frame{}
@@ -71,6 +72,10 @@ func (p *Pipeline) Shadow(ctx context.Context, m Model, every int, pair func(now
 		}
 	}
 }
+
+// patience is how many frames in a row a shadow lets go because the next one already
+// waits: a pipeline that never rests gets it on every ninth.
+const patience = 8
 
 // maxBad frames in a row that a shadow does not answer are its end.
 const maxBad = 3
@@ -127,6 +132,14 @@ func (p *Pipeline) shade(j *job, f *frame) {
 // shadow.
 func (p *Pipeline) done(j job, answered bool) {
 	s := j.shadow
+	if s != nil && answered {
+		quiet := p.underway.Load() <= 1 && len(p.box) == 0 // but for this one
+		if answered = quiet || s.passed == patience; answered {
+			s.passed = 0
+		} else {
+			s.passed++
+		}
+	}
 	switch {
 	case s == nil:
 		p.release(j.frame)
