@@ -125,11 +125,12 @@ func (f *fleet) on() {
 	f.check(f.reg.PublishAll())
 	ctx, cancel := context.WithCancel(f.ctx)
 	var wg sync.WaitGroup
-	up := make(chan struct{}, 1)
+	up := make(chan struct{})
+	var once sync.Once
 	wg.Go(func() { _ = f.reg.Run(ctx) })
 	wg.Go(func() { _ = f.rollout.Run(ctx) })
 	wg.Go(func() {
-		_ = f.link.Run(ctx, wire.Spec{Subscribe: []wire.Subscription{{Filter: "covey/1/d/+/up/#", QoS: 1}}, Up: func() { up <- struct{}{} }, Receive: f.receive})
+		_ = f.link.Run(ctx, wire.Spec{Subscribe: []wire.Subscription{{Filter: "covey/1/d/+/up/#", QoS: 1}}, Up: func() { once.Do(func() { close(up) }) }, Receive: f.receive})
 	})
 	<-up
 	f.stop = func() { cancel(); wg.Wait() }
