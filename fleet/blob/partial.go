@@ -20,7 +20,7 @@ var ErrBlock = errors.New("bad block")
 
 // syncEvery is how many blocks are written between two syncs: a power cut costs
 // at most that many again.
-const syncEvery = 16
+const syncEvery = 64
 
 // A Bitmap has one bit for each block, the lowest bit of the first byte first.
 type Bitmap []byte

@@ -167,7 +167,7 @@ func (l *Loop) manifest(digest wire.Digest) (*release.Manifest, error) {
 
 // haveAll fetches what is missing of files, saying how far it is.
 func (j *journey) haveAll(ctx context.Context, files []release.File) (got int, err error) {
-	bar := &progress{j: j, p: j.pipeline()}
+	bar := &progress{j: j, p: j.pipeline(), said: time.Now()}
 	for _, f := range files {
 		bar.total += f.Length
 	}
@@ -270,11 +270,14 @@ func (m *meter) WriteBlock(n int, data []byte) error {
 	return nil
 }
 
-// progress says how far a download is, at every tenth. nil says nothing.
+// progress says how far a download is, at every tenth, but not twice in a second: each
+// step is written to the disk at once, and one that is quick would wait for it. nil says
+// nothing.
 type progress struct {
 	j           *journey
 	p           slots.Pipeline
 	done, total int64
+	said        time.Time
 }
 
 func (b *progress) skip(n int64) {
@@ -289,8 +292,12 @@ func (b *progress) add(n int64) {
 	}
 	before := b.done * 10 / max(b.total, 1)
 	b.done += n
-	if b.done*10/max(b.total, 1) > before && b.done < b.total && !b.p.Over() {
-		b.j.keepCosts()
+	if b.done*10/max(b.total, 1) == before || b.done >= b.total || b.p.Over() {
+		return
+	}
+	b.j.keepCosts()
+	if time.Since(b.said) >= time.Second {
+		b.said = time.Now()
 		b.j.emit(b.p, b.done, b.total)
 	}
 }

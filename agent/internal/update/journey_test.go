@@ -23,6 +23,7 @@ func TestHappyJourney(t *testing.T) {
 	b.lives(func(s *session) {
 		s.bring(1, v1)
 		blocks := c.blocks
+		c.delay = time.Second // how far a quick one is nobody needs to know
 		s.bring(2, v2)
 		if got := c.blocks - blocks; got > 25 {
 			t.Errorf("%d blocks fetched for 20 of the model, the manifest and nothing else", got)

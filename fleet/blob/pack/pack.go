@@ -80,9 +80,9 @@ func (p *Packer) Pack(to, block []byte, at int64, base *Base) []byte {
 
 const (
 	reach   = wire.BlockSize // how far to both sides of a block its old bytes are looked for
-	anchors = 32             // stretches of a block that are looked for
+	anchors = 16             // stretches of a block that are looked for
 	stretch = 12             // bytes of one
-	patient = 3              // blocks in a row for which nothing was found, after which it is not looked for any more
+	patient = 1              // blocks in a row for which nothing was found; then it is not looked for any more
 	sample  = 16             // of so many bytes one is compared
 	enough  = 16             // of so many bytes one is the same where old bytes are alike; by chance it is one in fifty
 )
@@ -135,8 +135,12 @@ func (b *Base) search(block []byte, at int64) (old []byte, from int64) {
 			continue
 		}
 		found := bytes.Index(b.window, block[in:in+stretch]) - in
-		if found < 0 {
+		if found < -in {
 			continue
+		}
+		if found < 0 { // its old bytes would begin before the file; the next block's do not
+			b.shift, b.missed = begin+int64(found)-at, b.missed-1
+			return nil, 0
 		}
 		if old = b.window[found:min(found+len(block), len(b.window))]; same(block, old) {
 			return old, begin + int64(found)
