@@ -239,7 +239,7 @@ func (f *fetch) take(m wire.Message) (bool, error) {
 	}
 	if asked {
 		now := time.Now()
-		f.window.arrived(now)
+		f.window.arrived(now, when)
 		f.patience = min(max(minPatience, 2*now.Sub(when)), maxPatience)
 	}
 	return true, nil

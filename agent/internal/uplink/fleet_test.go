@@ -316,7 +316,7 @@ func TestFetch(t *testing.T) {
 		total += k
 	}
 	t.Logf("%d blocks sent for %d", total, len(s.sent))
-	if len(s.sent) != 41 || total > 41+2+60 {
+	if len(s.sent) != 41 || total > 41+2+100 {
 		t.Errorf("%d blocks sent for %d: more than what the cuts and lies cost", total, len(s.sent))
 	}
 

@@ -5,16 +5,21 @@ import "time"
 const (
 	firstWindow = 8
 	maxWindow   = 64 // 4 MiB, which a small board has to spare
+
+	// leastAhead is for how long there is always enough under way: on a quick link it
+	// is not the delay that would leave it idle, but a machine that is busy.
+	leastAhead = 100 * time.Millisecond
 )
 
-// A window is how many blocks may be under way. It doubles for as long as that makes
-// blocks come faster: then it holds what bandwidth times delay is, or somewhat more.
-// After a silence it is halved and finds its size again.
+// A window is how many blocks may be under way: twice what bandwidth times delay is,
+// both as measured. So it doubles with each round while the link is not full, and holds
+// then. After a silence it is halved and measures again.
 type window struct {
 	size  int
-	got   int       // blocks of this round, which has size of them
-	since time.Time // the round began
-	best  float64   // blocks a second, of the fastest round
+	got   int           // blocks of this round, which has size of them
+	since time.Time     // the round began
+	rate  float64       // blocks a second, of the fastest rounds
+	delay time.Duration // from the request to the block, at the least; 0: not known
 }
 
 func newWindow(now time.Time) window { return window{size: firstWindow, since: now} }
@@ -28,15 +33,18 @@ func (w *window) room(out int) int {
 	return 0
 }
 
-func (w *window) arrived(now time.Time) {
+// arrived takes note of a block that was asked for.
+func (w *window) arrived(now, asked time.Time) {
+	if d := now.Sub(asked); w.delay == 0 || d < w.delay {
+		w.delay = d
+	}
 	if w.got++; w.got < w.size {
 		return
 	}
-	rate := float64(w.got) / max(now.Sub(w.since), time.Microsecond).Seconds()
+	rate := float64(w.got) / max(now.Sub(w.since), time.Millisecond).Seconds()
+	w.rate = max(rate, 0.9*w.rate) // an old one does not count for ever
 	w.got, w.since = 0, now
-	if rate > 1.1*w.best {
-		w.best, w.size = rate, min(2*w.size, maxWindow)
-	}
+	w.size = min(max(int(w.rate*max(2*w.delay, leastAhead).Seconds()), firstWindow), 2*w.size, maxWindow)
 }
 
 func (w *window) silence(now time.Time) {
