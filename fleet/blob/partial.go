@@ -60,6 +60,7 @@ type Partial struct {
 
 	sum  hash.Hash // over blocks 0 … next-1
 	next int
+	buf  []byte
 }
 
 // Receive begins to receive a blob of length bytes, or goes on with one. hashes
@@ -153,6 +154,21 @@ func (p *Partial) have(n int, data []byte) {
 	}
 }
 
+// catchUp hashes the blocks behind one that was waited for, while the link brings more.
+// What cannot be read now is left to Finish.
+func (p *Partial) catchUp() {
+	for ; p.next < Blocks(p.length) && !p.missing.Has(p.next); p.next++ {
+		if p.buf == nil {
+			p.buf = make([]byte, wire.BlockSize)
+		}
+		b := p.buf[:p.blockLen(p.next)]
+		if n, _ := p.f.ReadAt(b, int64(p.next)*wire.BlockSize); n < len(b) {
+			return
+		}
+		p.sum.Write(b)
+	}
+}
+
 // Len is the length of the blob, bytes.
 func (p *Partial) Len() int64 { return p.length }
 
@@ -182,6 +198,7 @@ func (p *Partial) WriteBlock(n int, data []byte) error {
 		return fmt.Errorf("write block %d of %s: %w", n, p.sha.Short(), Coded(err, p.s.dir))
 	}
 	p.have(n, data)
+	p.catchUp()
 	if p.dirty++; p.dirty >= syncEvery {
 		p.dirty = 0
 		if err := p.s.Room(1); err != nil { // others write here, too, and the state must fit
@@ -208,7 +225,7 @@ func (p *Partial) Finish(ctx context.Context) error {
 }
 
 func (p *Partial) finish(ctx context.Context) error {
-	// What came in order is hashed already.
+	// What has all before it is hashed already.
 	from := int64(p.next) * wire.BlockSize
 	if from < p.length {
 		rest := io.NewSectionReader(p.f, from, p.length-from)
