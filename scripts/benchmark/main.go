@@ -41,6 +41,7 @@ var parts = []part{
 	{"camera", (*bench).camera},
 	{"first", (*bench).first},
 	{"update", (*bench).update},
+	{"delta", (*bench).delta},
 }
 
 func main() {
@@ -55,7 +56,7 @@ func main() {
 func run(ctx context.Context) error {
 	b := &bench{}
 	asJSON := flag.Bool("json", false, "print rows as JSON")
-	only := flag.String("only", "", "parts to run, by comma: size, invoke, onnx, auto, frames, camera, first, update")
+	only := flag.String("only", "", "parts to run, by comma: size, invoke, onnx, auto, frames, camera, first, update, delta, link")
 	flag.StringVar(&b.bin, "bin", "bin", "folder of covey-agent and the others")
 	flag.StringVar(&b.models, "models", "", "folder of models")
 	flag.StringVar(&b.bare.program, "bare", "", "the bare C program")
