@@ -42,6 +42,7 @@ var parts = []part{
 	{"first", (*bench).first},
 	{"update", (*bench).update},
 	{"delta", (*bench).delta},
+	{"link", (*bench).link},
 }
 
 func main() {

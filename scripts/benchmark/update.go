@@ -25,7 +25,7 @@ const (
 // operator does, and looks at what its subscribers notice. The same number of
 // bytes goes through the same broker as fast as it can in the same round.
 func (b *bench) update(ctx context.Context) ([]row, error) {
-	f, err := b.startFleet(ctx)
+	f, err := b.startFleet(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,8 @@ func (b *bench) update(ctx context.Context) ([]row, error) {
 // A fleet is a controller with one joined board, both real programs.
 type fleet struct {
 	b             *bench
-	data          string
+	work, data    string  // folders
+	link          *shaper // between the board and the broker; nil: none
 	server, agent *program
 	mosquitto     *mosquitto
 	home          login
@@ -75,6 +76,9 @@ type fleet struct {
 
 func (f *fleet) stop() {
 	f.unsubscribe()
+	if f.link != nil {
+		f.link.Close()
+	}
 	for _, p := range []*program{f.agent, f.server, f.mosquitto.program} {
 		if p != nil {
 			p.stop()
@@ -82,9 +86,15 @@ func (f *fleet) stop() {
 	}
 }
 
-func (b *bench) startFleet(ctx context.Context) (f *fleet, err error) {
-	f = &fleet{b: b, data: b.work + "/fleet", unsubscribe: func() {}}
-	if f.mosquitto, err = startMosquitto(ctx, b.work); err != nil {
+// startFleet starts one. between may make a link between the board and the broker, which
+// it is given the address of; nil: there is none.
+func (b *bench) startFleet(ctx context.Context, between func(broker string) (*shaper, error)) (f *fleet, err error) {
+	work, err := os.MkdirTemp(b.work, "fleet")
+	if err != nil {
+		return nil, err
+	}
+	f = &fleet{b: b, work: work, data: work + "/data", unsubscribe: func() {}}
+	if f.mosquitto, err = startMosquitto(ctx, work); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -113,6 +123,11 @@ func (b *bench) startFleet(ctx context.Context) (f *fleet, err error) {
 		return nil, err
 	}
 	f.home = login{broker: strings.Replace(ends.MQTT, "mqtts://", "tls://", 1), ca: ends.CA, user: user.User, password: user.Password}
+	if between != nil {
+		if f.link, err = between(hostOf(f.home.broker)); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := f.push(ctx, 1); err != nil {
 		return nil, err
 	}
@@ -129,9 +144,12 @@ func (f *fleet) startAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config := b.work + "/updated.yaml"
-	text := "device: bench\ndata: " + b.work + "/updated\nhome: {broker: \"mqtt://" + f.mosquitto.address + "\"}\n" +
+	config := f.work + "/agent.yaml"
+	text := "device: bench\ndata: " + f.work + "/board\nhome: {broker: \"mqtt://" + f.mosquitto.address + "\"}\n" +
 		"pipelines:\n  p:\n    threads: 1\n    source: {type: synthetic, width: 640, height: 480, fps: " + strconv.Itoa(fps) + "}\n"
+	if f.link != nil {
+		text += "fleet: {url: \"" + f.link.mqtts() + "\"}\n"
+	}
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return err
 	}
@@ -185,7 +203,7 @@ func (f *fleet) push(ctx context.Context, n int) (int, error) {
 	if err := z.Close(); err != nil {
 		return 0, err
 	}
-	path := f.b.work + "/pushed.tflite"
+	path := f.work + "/pushed.tflite"
 	if err := os.WriteFile(path, file.Bytes(), 0o600); err != nil {
 		return 0, err
 	}
