@@ -10,6 +10,7 @@ const (
 	linkRate  = 100e6 / 8             // bytes a second
 	linkDelay = 25 * time.Millisecond // one way
 	linkCuts  = 3
+	linkSize  = 128 << 20 // bytes: eleven seconds of it
 	blockSize = 64 << 10
 )
 
@@ -21,7 +22,7 @@ func (b *bench) link(ctx context.Context) ([]row, error) {
 		return nil, err
 	}
 	defer f.stop()
-	server, err := servePlain(padding)
+	server, err := servePlain(linkSize)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +35,7 @@ func (b *bench) link(ctx context.Context) ([]row, error) {
 	var share, again []float64
 	for round := range b.rounds {
 		b.progress("link", round)
-		size, err := f.push(ctx, round+2)
+		size, err := f.push(ctx, round+2, linkSize)
 		if err != nil {
 			return nil, err
 		}

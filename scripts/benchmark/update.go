@@ -33,7 +33,7 @@ func (b *bench) update(ctx context.Context) ([]row, error) {
 	var gaps, lost, goodput, share []float64
 	for round := range b.rounds {
 		b.progress("update", round)
-		size, err := f.push(ctx, round+2)
+		size, err := f.push(ctx, round+2, padding)
 		if err != nil {
 			return nil, err
 		}
@@ -128,7 +128,7 @@ func (b *bench) startFleet(ctx context.Context, between func(broker string) (*sh
 			return nil, err
 		}
 	}
-	if _, err := f.push(ctx, 1); err != nil {
+	if _, err := f.push(ctx, 1, 1<<20); err != nil {
 		return nil, err
 	}
 	if err := f.startAgent(ctx); err != nil {
@@ -181,7 +181,7 @@ func version(n int) string { return strconv.Itoa(n) + ".0.0" }
 
 // push pushes version n: MobileNet with its labels, and a file packed behind the
 // model that differs each time. It returns what of it no board has.
-func (f *fleet) push(ctx context.Context, n int) (int, error) {
+func (f *fleet) push(ctx context.Context, n, padding int) (int, error) {
 	model, err := os.ReadFile(f.b.mobilenet())
 	if err != nil {
 		return 0, err

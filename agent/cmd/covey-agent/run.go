@@ -159,7 +159,7 @@ func fleetLink(file *agent.File, r *renewal, log zerolog.Logger) (*agent.FleetLi
 		Bulk: func() wire.Link {
 			// The same configuration with another name: New said yes to it above.
 			bulk, err := mqtt.New(mqtt.Config{URL: url, ClientID: string(id.ID) + wire.BulkSuffix, Clean: true, TLS: r.tls,
-				Spread: 200 * time.Millisecond, Logger: log}) // few boards download at a time
+				Spread: 50 * time.Millisecond, Logger: log}) // few boards download at a time
 			if err != nil {
 				panic(err)
 			}

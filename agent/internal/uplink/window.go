@@ -8,12 +8,13 @@ const (
 
 	// leastAhead is for how long there is always enough under way: on a quick link it
 	// is not the delay that would leave it idle, but a machine that is busy.
-	leastAhead = 100 * time.Millisecond
+	leastAhead = 200 * time.Millisecond
+	gain       = 4 // a machine that is busy answers late now and then
 )
 
-// A window is how many blocks may be under way: twice what bandwidth times delay is,
-// both as measured. So it doubles with each round while the link is not full, and holds
-// then. After a silence it is halved and measures again.
+// A window is how many blocks may be under way: some times what bandwidth times delay
+// is, both as measured. So it doubles with each round while the link is not full, and
+// holds then. After a silence or a cut it is halved and measures again.
 type window struct {
 	size  int
 	got   int           // blocks of this round, which has size of them
@@ -44,9 +45,9 @@ func (w *window) arrived(now, asked time.Time) {
 	rate := float64(w.got) / max(now.Sub(w.since), time.Millisecond).Seconds()
 	w.rate = max(rate, 0.9*w.rate) // an old one does not count for ever
 	w.got, w.since = 0, now
-	w.size = min(max(int(w.rate*max(2*w.delay, leastAhead).Seconds()), firstWindow), 2*w.size, maxWindow)
+	w.size = min(max(int(w.rate*max(gain*w.delay, leastAhead).Seconds()), firstWindow), 2*w.size, maxWindow)
 }
 
 func (w *window) silence(now time.Time) {
-	*w = window{size: max(w.size/2, 1), since: now}
+	*w = window{size: max(w.size/2, 1), since: now, rate: w.rate / 2}
 }

@@ -41,7 +41,7 @@ func TestWindow(t *testing.T) {
 	}{
 		{"a slow one", 2, 50 * time.Millisecond, firstWindow, firstWindow, 0.95},
 		{"satellite", 40, 600 * time.Millisecond, 24, maxWindow, 0.8},
-		{"100 Mbit/s, 50 ms", 190, 50 * time.Millisecond, 16, 26, 0.95},
+		{"100 Mbit/s, 50 ms", 190, 50 * time.Millisecond, 30, 48, 0.97},
 		{"1 Gbit/s, 20 ms", 1900, 20 * time.Millisecond, maxWindow, maxWindow, 0.9},
 		{"a house", 1500, time.Millisecond, maxWindow, maxWindow, 0.95},
 	} {

@@ -161,6 +161,9 @@ func (c *connection) receive() {
 }
 
 func (c *connection) give(m paho.Message) error {
+	if m.Qos() == 0 {
+		c.link.setUseful() // on a link for QoS 0 nothing else would say so
+	}
 	if c.link.spec.Receive == nil {
 		return nil
 	}

@@ -69,7 +69,7 @@ type Link struct {
 
 	mu      sync.Mutex
 	up      bool
-	useful  bool      // an acknowledgement came on this connection
+	useful  bool      // an acknowledgement, or a message of QoS 0, came on this connection
 	queue   []*flight // taken, not yet given to paho
 	handing *flight   // being given to paho now
 	sent    []*flight // given to paho, QoS 1, not acknowledged; in order
@@ -219,6 +219,12 @@ func (l *Link) connection(ctx context.Context) error {
 func (l *Link) setUp(up bool) {
 	l.mu.Lock()
 	l.up = up
+	l.mu.Unlock()
+}
+
+func (l *Link) setUseful() {
+	l.mu.Lock()
+	l.useful = true
 	l.mu.Unlock()
 }
 
