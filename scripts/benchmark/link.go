@@ -11,6 +11,7 @@ const (
 	linkDelay = 25 * time.Millisecond // one way
 	linkCuts  = 3
 	linkSize  = 128 << 20 // bytes: eleven seconds of it
+	linkIdle  = 10 * time.Second // of results to hold those of the download against
 	blockSize = 64 << 10
 )
 
@@ -32,7 +33,7 @@ func (b *bench) link(ctx context.Context) ([]row, error) {
 		return nil, err
 	}
 	defer plain.Close()
-	var share, again []float64
+	var share, again, p50, p99 []float64
 	for round := range b.rounds {
 		b.progress("link", round)
 		size, err := f.push(ctx, round+2, linkSize)
@@ -45,23 +46,32 @@ func (b *bench) link(ctx context.Context) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
+		idle, err := f.idle(ctx, linkIdle)
+		if err != nil {
+			return nil, err
+		}
 		before := f.link.down.Load()
 		stop = f.link.cuts(linkCuts, size)
-		_, err = f.swap(ctx, round+2)
+		seen, err := f.swap(ctx, round+2)
 		stop()
 		if err != nil {
 			return nil, err
 		}
-		took, err := f.downloadTime()
+		from, to, err := f.download()
 		if err != nil {
 			return nil, err
 		}
-		share = append(share, copied.Seconds()/took.Seconds())
+		share = append(share, copied.Seconds()/to.Sub(from).Seconds())
+		quiet, busy := latencies(idle, time.Time{}, from), latencies(seen, from, to)
+		p50 = append(p50, percentile(busy, 50)/percentile(quiet, 50))
+		p99 = append(p99, percentile(busy, 99)/percentile(quiet, 99))
 		again = append(again, float64(f.link.down.Load()-before-int64(size))/blockSize/linkCuts)
 	}
 	return []row{
 		measured("update over 100 Mbit/s, 50 ms, 3 cuts / plain TCP copy, cut as often", "ratio", share, atLeast(0.95)),
 		measured("update over that link: what came beyond the file, TLS and all else, blocks a cut", "blocks", again, atMost(1)),
+		measured("frame p50 while that downloads / idle, 50 fps", "ratio", p50, atMost(1.25)),
+		measured("frame p99 while that downloads / idle, 50 fps", "ratio", p99, atMost(1.25)),
 	}, nil
 }
 

@@ -251,9 +251,14 @@ func swapGap(seen []result) (gap float64, lost int) {
 	return gap / percentile(pauses, 50), lost
 }
 
-// downloadTime is how long the agent took for its last download, from its log.
+// downloadTime is how long the agent took for its last download.
 func (f *fleet) downloadTime() (time.Duration, error) {
-	var from, to time.Time
+	from, to, err := f.download()
+	return to.Sub(from), err
+}
+
+// download is when the agent's last download began and ended, from its log.
+func (f *fleet) download() (from, to time.Time, err error) {
 	for line := range strings.Lines(f.agent.all()) {
 		var l struct {
 			Message, State string
@@ -270,7 +275,36 @@ func (f *fleet) downloadTime() (time.Duration, error) {
 		}
 	}
 	if from.IsZero() || !to.After(from) {
-		return 0, fmt.Errorf("the agent's log does not say when it downloaded: %s", f.agent.said())
+		err = fmt.Errorf("the agent's log does not say when it downloaded: %s", f.agent.said())
 	}
-	return to.Sub(from), nil
+	return from, to, err
+}
+
+// idle lets the board do nothing but its work for a while, and returns its results.
+func (f *fleet) idle(ctx context.Context, d time.Duration) (seen []result, err error) {
+	for len(f.results) > 0 {
+		<-f.results
+	}
+	for end := time.After(d); ; {
+		select {
+		case r := <-f.results:
+			seen = append(seen, r)
+		case <-end:
+			return seen, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// latencies are from the capture of frames between two moments to their arrival, ms,
+// sorted.
+func latencies(seen []result, from, to time.Time) (list []float64) {
+	for _, r := range seen {
+		if r.TS.After(from) && r.TS.Before(to) {
+			list = append(list, r.came.Sub(r.TS).Seconds()*1e3)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
