@@ -58,7 +58,11 @@ func transfer(ctx context.Context, how string, mqtt, https func() error, log zer
 			if hal.CodeOf(slow) != hal.CodeTimeout || how == transferMQTT {
 				return slow
 			}
-			log.Warn().Err(slow).Msg("download goes on over HTTPS")
+			level := zerolog.WarnLevel
+			if errors.Is(slow, uplink.ErrNoConnection) {
+				level = zerolog.DebugLevel // there may be no network at all, for weeks
+			}
+			log.WithLevel(level).Err(slow).Msg("download goes on over HTTPS")
 		}
 		err := https()
 		switch {

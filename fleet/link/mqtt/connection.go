@@ -128,6 +128,11 @@ func (c *connection) close(ctx context.Context, why error) {
 // broker then has to wait too, and TCP tells it so.
 func (c *connection) queue(m paho.Message) {
 	select {
+	case c.in <- m: // also when the connection has ended: it was read before that
+		return
+	default:
+	}
+	select {
 	case c.in <- m:
 	case <-c.conn.dead:
 	}
