@@ -184,6 +184,9 @@ func (s *Service) commit(g *group, r Rollout, moves []Move) error {
 			s.mu.Unlock()
 			y, err := s.make(tx, m.Kind, r, x)
 			if err == nil && y.ID != x.ID {
+				if !x.State.Terminal() {
+					x.State = wire.Canceled
+				}
 				err = putPast(tx, x)
 			}
 			if err == nil {
