@@ -17,6 +17,7 @@ import (
 	"github.com/covey-edge/covey/fleet/internal/api/apitest"
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/internal/auth"
+	"github.com/covey-edge/covey/fleet/internal/policy"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 )
@@ -611,4 +612,40 @@ func TestHomesAndMetrics(t *testing.T) {
 			t.Errorf("metrics have no %s", line)
 		}
 	}
+}
+
+// A phase says who may approve it, and what one may ask of a rollout depends on how it
+// stands.
+func TestWhoMayDoWhatToARollout(t *testing.T) {
+	f, c := start(t)
+	f.Join(t, "pi-1", nil, "cam")
+	c.push("m", "1.0.0", 1000)
+	var ada v1.Person
+	c.call("POST", "/v1/people", v1.PersonRequest{Name: "ada", Role: "operator"}, http.StatusCreated, &ada)
+	op := c
+	op.token = ada.Token
+
+	how := policy.AtOnce()
+	how.Phases[0].Approval = "admin"
+	var r v1.RolloutDetail
+	op.call("POST", "/v1/rollouts", v1.Set{Query: "pi-1", Pipeline: "cam", Release: "m", Policy: &how}, http.StatusCreated, &r)
+	if r.Policy.Phases[0].Approval != "admin" || r.Phases[0].Devices != 1 {
+		t.Errorf("started %+v", r)
+	}
+	path := "/v1/rollouts/" + r.ID + "/"
+	op.refused("POST", path+"approve", nil, http.StatusForbidden, v1.CodeForbidden)
+	op.refused("POST", path+"resume", nil, http.StatusConflict, v1.CodeConflict)
+	op.refused("POST", path+"retry", nil, http.StatusConflict, v1.CodeConflict)
+	op.refused("POST", path+"dance", nil, http.StatusNotFound, v1.CodeNotFound)
+	c.call("POST", path+"approve", nil, http.StatusOK, nil)
+	c.call("GET", "/v1/rollouts/"+r.ID, nil, http.StatusOK, &r)
+	if a := r.Phases[0].Approved; a == nil || a.By != "admin" || len(r.History) < 2 || r.History[0].By != "ada" {
+		t.Errorf("approved by %+v; %+v", a, r.History)
+	}
+	op.call("POST", path+"pause", nil, http.StatusOK, nil)
+	op.call("POST", path+"abort", nil, http.StatusOK, nil)
+
+	how.Phases[0].Percent = 0
+	op.refused("POST", "/v1/plan", v1.Set{Query: "pi-1", Pipeline: "cam", Release: "m", Policy: &how}, http.StatusUnprocessableEntity, v1.CodeInvalid)
+	op.refused("POST", "/v1/plan", map[string]any{"query": "pi-1", "pipeline": "cam", "release": "m", "policy": map[string]any{"fazes": 1}}, http.StatusUnprocessableEntity, v1.CodeInvalid)
 }

@@ -393,7 +393,7 @@ func runs(t *testing.T, short int) int {
 
 func TestAThousandWorlds(t *testing.T) {
 	ends := map[wire.RolloutState]int{}
-	for seed := range uint64(runs(t, 100)) {
+	for seed := range uint64(runs(t, 80)) {
 		w := newWorld(t, seed)
 		w.decide()
 		for range 150 {
@@ -482,7 +482,7 @@ func TestACanaryThatFails(t *testing.T) {
 // What is aborted before a device switches changes nothing on it.
 func TestAnAbortBeforeTheSwitchChangesNothing(t *testing.T) {
 	tried := 0
-	for seed := range uint64(runs(t, 100)) {
+	for seed := range uint64(runs(t, 80)) {
 		w := newWorld(t, seed)
 		w.decide()
 		for range w.rnd.IntN(30) {
