@@ -360,3 +360,52 @@ func TestAssign(t *testing.T) {
 		t.Error("it is always the same device that goes first")
 	}
 }
+
+// Of a thousand devices no more than the canary gets a release that fails, and once some
+// have failed, no more of the canary.
+func TestAThousandDevicesAndABadRelease(t *testing.T) {
+	p := policy.Default()
+	p.Concurrency = 5
+	ts := make([]Target, 1000)
+	for i := range ts {
+		ts[i] = Target{Device: wire.DeviceID(fmt.Sprintf("pi-%03d", i)), Online: true}
+	}
+	if err := Assign(p, digestTwo, ts, nil); err != nil {
+		t.Fatal(err)
+	}
+	r := underWay()
+	r.Policy = p.Filled()
+	r.Phases = pending(r.Policy)
+	var xs []Execution
+	for _, x := range ts {
+		xs = append(xs, Execution{Device: x.Device, Phase: x.Phase, State: wire.Queued})
+	}
+	asked, f := 0, online(xs)
+	for range 1000 {
+		d := Next(r, xs, f)
+		r = r.decided(d, xs, f.Now)
+		for _, m := range d.Moves {
+			asked++
+			x := &xs[m.Execution]
+			x.Rev, x.Mode, x.State, x.Fault = 1, wire.ModeActivate, wire.RolledBack, &wire.Fault{Code: "E_GOLDEN"}
+		}
+		f.Now = f.Now.Add(time.Minute)
+	}
+	// More than a tenth of the canary's fifty: six, in steps of five.
+	if r.State != wire.RolloutPaused || r.Cause != CauseErrors || asked != 10 {
+		t.Errorf("%s (%s), %d devices were asked", r.State, r.Reason, asked)
+	}
+}
+
+func BenchmarkNext(b *testing.B) {
+	r, xs := phased(policy.Default(), "d|"+strings.Repeat("d", 25_000)+"|"+strings.Repeat("odddq", 15_000))
+	for i := range r.Phases[:2] {
+		r.Phases[i].State = PhasePassed
+	}
+	f := online(xs)
+	for b.Loop() {
+		if d := Next(r, xs, f); len(d.Moves) != 15_000 {
+			b.Fatal(len(d.Moves))
+		}
+	}
+}
