@@ -36,6 +36,7 @@ func (s *Service) command(id, by string, fn change) (Rollout, error) {
 	r, xs := g.r, slices.Clone(g.xs)
 	s.mu.Unlock()
 	r.Phases = slices.Clone(r.Phases)
+	before := r.State
 	what, instead, err := fn(&r, xs)
 	if err != nil {
 		return r, err
@@ -52,6 +53,9 @@ func (s *Service) command(id, by string, fn change) (Rollout, error) {
 			if err := putExec(tx, x); err != nil {
 				return err
 			}
+		}
+		if err := putEvent(tx, before, r, xs, by); err != nil {
+			return err
 		}
 		return store.Put(tx, bucketRollout, id, r)
 	})

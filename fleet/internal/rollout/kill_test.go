@@ -338,6 +338,22 @@ func (l *life) settle(id string) {
 			l.t.Fatalf("%s was asked %d times", l.id(i), doc.Rev)
 		}
 	}
+	// Each change of a state was said once, and in order.
+	is := map[string]wire.RolloutState{}
+	for n := uint64(0); ; n++ {
+		e, err := l.s.NextEvent(n)
+		if errors.Is(err, ErrNoEvent) {
+			break
+		}
+		l.check(err)
+		if e.N != n+1 || is[e.Rollout] != e.Before || e.Before == e.State {
+			l.t.Fatalf("event %d after %d: from %q, and it was %q", e.N, n, e.Before, is[e.Rollout])
+		}
+		is[e.Rollout] = e.State
+	}
+	if is[id] != wire.RolloutRolledBack {
+		l.t.Fatalf("the last that was said of it: %s", is[id])
+	}
 	l.stop()
 	l.boot(-1, false) // and a restart changes nothing
 	r, xs, err := l.s.Get(id)

@@ -176,12 +176,13 @@ func (r Rollout) decided(d Decision, xs []Execution, now time.Time) Rollout {
 // documents and the executions that ask for them change together or not at all.
 func (s *Service) commit(g *group, r Rollout, moves []Move) error {
 	var made []Execution
+	s.mu.Lock()
+	before, xs := g.r, slices.Clone(g.xs)
+	s.mu.Unlock()
 	err := s.db.Update(func(tx *store.Tx) error {
 		made = made[:0]
 		for _, m := range moves {
-			s.mu.Lock()
-			x := g.xs[m.Execution]
-			s.mu.Unlock()
+			x := xs[m.Execution]
 			y, err := s.make(tx, m.Kind, r, x)
 			if err == nil && y.ID != x.ID {
 				if !x.State.Terminal() {
@@ -197,6 +198,9 @@ func (s *Service) commit(g *group, r Rollout, moves []Move) error {
 			}
 			made = append(made, y)
 		}
+		if err := putEvent(tx, before.State, r, xs, ""); err != nil {
+			return err
+		}
 		return store.Put(tx, bucketRollout, r.ID, r)
 	})
 	if err != nil {
@@ -204,7 +208,6 @@ func (s *Service) commit(g *group, r Rollout, moves []Move) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := g.r
 	g.r = r
 	for _, x := range made {
 		g.xs[g.at[x.Device]] = x

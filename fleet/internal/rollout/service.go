@@ -234,8 +234,11 @@ func (s *Service) Start(w Wanted, targets []Target) (Rollout, error) {
 		State: wire.RolloutRunning, Created: now,
 	}
 	r.Phases = pending(r.Policy)
-	if w.Draft {
+	switch {
+	case w.Draft:
 		r.State = wire.RolloutDraft
+	case now.Before(r.Policy.Start):
+		r.State = wire.RolloutScheduled
 	}
 	if err := s.Assign(r.Policy, r.Release.Digest, targets); err != nil {
 		return r, err
@@ -263,6 +266,9 @@ func (s *Service) Start(w Wanted, targets []Target) (Rollout, error) {
 			if err := putExec(tx, x); err != nil {
 				return err
 			}
+		}
+		if err := putEvent(tx, "", r, xs, w.By); err != nil {
+			return err
 		}
 		return store.Put(tx, bucketRollout, r.ID, r)
 	})
