@@ -24,6 +24,7 @@ import (
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/internal/store"
+	"github.com/covey-edge/covey/fleet/internal/webhook"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -37,6 +38,9 @@ type Config struct {
 	Root    string   // of all topics; "" means covey
 	Version string
 	Log     zerolog.Logger
+
+	// Webhooks are told when a rollout's state changes.
+	Webhooks []Webhook
 
 	// Check examines the database after an unclean stop, in a process of its own:
 	// a damaged file can end the one that reads it. ErrInUse says that it could not
@@ -83,6 +87,7 @@ type Server struct {
 	blobs   *blob.Store
 	reg     *registry.Registry
 	rollout *rollout.Service
+	teller  *webhook.Teller
 	listen  net.Listener
 	api     *api.API
 }
@@ -204,6 +209,13 @@ func (s *Server) openRooms() (err error) {
 	if s.rollout, err = rollout.Open(s.db, s.reg, room(s.cfg.Log, "rollout")); err != nil {
 		return err
 	}
+	told, err := hooks(s.cfg.Webhooks)
+	if err != nil {
+		return err
+	}
+	if s.teller, err = webhook.New(s.db, s.rollout, told, room(s.cfg.Log, "webhook")); err != nil {
+		return err
+	}
 	if err := s.reg.PublishAll(); err != nil {
 		return err
 	}
@@ -262,6 +274,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.broker.Run(ctx) })
 	g.Go(func() error { return s.reg.Run(ctx) })
 	g.Go(func() error { return s.rollout.Run(ctx) })
+	g.Go(func() error { return s.teller.Run(ctx) })
 	g.Go(func() error { return s.serve(ctx) })
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {

@@ -29,7 +29,7 @@ const serveExample = `  # on this machine, data under your home folder
 
 func serveCommand() *cobra.Command {
 	cfg := fleet.Config{Version: version, Check: checkInChild}
-	level := zerolog.InfoLevel.String()
+	level, config := zerolog.InfoLevel.String(), ""
 	cmd := &cobra.Command{
 		Use:     "serve",
 		Short:   "Run the controller",
@@ -42,6 +42,11 @@ func serveCommand() *cobra.Command {
 				return fmt.Errorf("--log %q: use debug, info, warn or error", level)
 			}
 			cfg.Log = logger(os.Stderr).Level(min)
+			if config != "" {
+				if err := cfg.LoadFile(config); err != nil {
+					return err
+				}
+			}
 			return fleet.Run(cmd.Context(), cfg)
 		},
 	}
@@ -52,6 +57,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&cfg.Plain, "plain", "", "address of the broker without TLS, for homes with a password only, such as 127.0.0.1:1883")
 	f.StringSliceVar(&cfg.Hosts, "host", nil, "name or address by which boards reach this machine, the best first (default: all it has)")
 	f.StringVar(&cfg.Root, "root", "covey", "first level of all topics")
+	f.StringVar(&config, "config", "", "file with webhooks, YAML")
 	f.StringVar(&level, "log", level, "least level that is logged")
 	return cmd
 }
