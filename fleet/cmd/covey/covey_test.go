@@ -217,6 +217,8 @@ func (s *script) act(words []string) {
 		s.heard(w.Execution, wire.ExecState(args[2]))
 	case "until": // state: of the last rollout
 		s.until(wire.RolloutState(args[0]))
+	case "settled": // n: so many rollouts are COMPLETED
+		s.settled(args[0])
 	case "health": // id pipeline bytes
 		n, err := strconv.ParseInt(args[2], 10, 64)
 		if err != nil {
@@ -316,6 +318,33 @@ func (s *script) until(state wire.RolloutState) {
 		case <-changed:
 		case <-limit:
 			s.t.Fatalf("rollout %s is never %s, but %s", s.last, state, r.State)
+		}
+	}
+}
+
+// settled waits until so many rollouts are completed.
+func (s *script) settled(want string) {
+	s.t.Helper()
+	limit := time.After(10 * time.Second)
+	for {
+		changed := s.f.Rollouts.Changed()
+		list, err := s.f.Rollouts.List()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		n := 0
+		for _, r := range list {
+			if r.State == wire.RolloutCompleted {
+				n++
+			}
+		}
+		if strconv.Itoa(n) == want {
+			return
+		}
+		select {
+		case <-changed:
+		case <-limit:
+			s.t.Fatalf("%d rollouts are completed, not %s", n, want)
 		}
 	}
 }

@@ -65,7 +65,7 @@ With --exit-code the exit code is 7 when somebody may rely on what changes: for 
 		if err := a.differs(changes, breaks); err != nil || breaks == 0 || !exit {
 			return err
 		}
-		return &failure{code: exitBreaks, what: plural(breaks, "change") + " marked !: somebody may rely on the old", fix: "tell them, or give the new release another name"}
+		return &failure{code: exitDiffers, what: plural(breaks, "change") + " marked !: somebody may rely on the old", fix: "tell them, or give the new release another name"}
 	})
 	return c
 }

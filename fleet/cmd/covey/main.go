@@ -57,8 +57,9 @@ const exitCodes = `Exit codes:
   3  there is no such device, release or rollout
   4  refused: not logged in, not allowed, or no device can take it
   5  the controller cannot be reached
-  6  a rollout ended, and not every device is done
-  7  covey release diff --exit-code: somebody may rely on what changes`
+  6  a rollout ended or waits, and not every device is done
+  7  covey release diff --exit-code: somebody may rely on what changes;
+     covey apply --dry-run: something would be changed`
 
 // run runs a command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
@@ -98,7 +99,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.PersistentFlags().StringVar(&a.data, "data", "", "data folder of a controller on this machine, instead of a login")
-	root.AddCommand(a.login(), a.logout(), a.device(), a.group(), a.release(), a.set(), a.rollout(), a.home(), a.token(), a.trust(), a.stage())
+	root.AddCommand(a.login(), a.logout(), a.device(), a.group(), a.release(), a.set(), a.rollout(), a.apply(), a.home(), a.token(), a.trust(), a.stage())
 	return root
 }
 
@@ -110,7 +111,7 @@ const (
 	exitRefused     = 4
 	exitUnreachable = 5
 	exitRollout     = 6
-	exitBreaks      = 7
+	exitDiffers     = 7
 )
 
 // A failure is an error as a person sees it: what happened and why, and what to

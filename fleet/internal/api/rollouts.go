@@ -152,7 +152,7 @@ func (a *API) startRollout(ctx context.Context, in *struct{ Body v1.Set }) (*bod
 		return nil, err
 	}
 	r, err := a.cfg.Rollouts.Start(rollout.Wanted{
-		Release: p.entry.Release, Pipeline: in.Body.Pipeline, Query: in.Body.Query, By: principal(ctx).Name, Policy: p.policy, Draft: in.Body.Draft,
+		Release: p.entry.Release, Pipeline: in.Body.Pipeline, Query: in.Body.Query, By: principal(ctx).Name, Policy: p.policy, Draft: in.Body.Draft, Apply: in.Body.Apply,
 	}, p.targets)
 	if err != nil {
 		return nil, err
@@ -220,7 +220,7 @@ func rolloutOf(r rollout.Rollout, xs []rollout.Execution) v1.Rollout {
 	out := v1.Rollout{
 		ID: r.ID, Release: briefOf(r.Release), Pipeline: r.Pipeline, Query: r.Query, By: r.By, State: r.State,
 		Created: r.Created, Ended: r.Ended, Devices: r.Devices, Counts: r.Counts, Back: r.Back,
-		Mode: r.Policy.Order.Mode, Cause: r.Cause, Reason: r.Reason, Phases: make([]v1.Phase, len(r.Phases)),
+		Mode: r.Policy.Order.Mode, Cause: r.Cause, Reason: r.Reason, Apply: r.Apply, Tail: r.Tail, Phases: make([]v1.Phase, len(r.Phases)),
 	}
 	for i, p := range r.Phases {
 		spec := r.Policy.Phases[i]

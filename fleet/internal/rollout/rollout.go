@@ -22,8 +22,9 @@ type Rollout struct {
 	ID       string            `json:"id"`
 	Release  Release           `json:"release"`
 	Pipeline string            `json:"pipeline"`
-	Query    string            `json:"query"` // the group, as the operator wrote it
-	By       string            `json:"by"`    // who asked
+	Query    string            `json:"query"`           // the group, as the operator wrote it
+	By       string            `json:"by"`              // who asked
+	Apply    string            `json:"apply,omitempty"` // the file that asked, by its name
 	Policy   policy.Policy     `json:"policy,omitzero"`
 	State    wire.RolloutState `json:"state"`
 	// Cause is why it is paused, one of the Causes; Reason is for people: what it

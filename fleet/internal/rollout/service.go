@@ -202,7 +202,8 @@ type Wanted struct {
 	Query    string // the group
 	By       string
 	Policy   policy.Policy
-	Draft    bool // it begins when it is resumed
+	Draft    bool   // it begins when it is resumed
+	Apply    string // name of the file that asks for it; "": a person does
 }
 
 // Assign puts the targets of a plan into the phases of a policy.
@@ -230,7 +231,7 @@ func (s *Service) Start(w Wanted, targets []Target) (Rollout, error) {
 	}
 	now := time.Now().UTC()
 	r := Rollout{
-		ID: wire.NewID("ro"), Release: w.Release, Pipeline: w.Pipeline, Query: w.Query, By: w.By, Policy: w.Policy.Filled(),
+		ID: wire.NewID("ro"), Release: w.Release, Pipeline: w.Pipeline, Query: w.Query, By: w.By, Apply: w.Apply, Policy: w.Policy.Filled(),
 		State: wire.RolloutRunning, Created: now,
 	}
 	r.Phases = pending(r.Policy)

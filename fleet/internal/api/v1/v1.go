@@ -267,6 +267,7 @@ type Set struct {
 	// Policy is how it goes; absent: to all devices at once.
 	Policy *policy.Policy `json:"policy,omitempty" doc:"How it goes; absent: to all devices at once"`
 	Draft  bool           `json:"draft,omitempty" doc:"It begins when it is resumed"`
+	Apply  string         `json:"apply,omitempty" pattern:"^[a-z0-9-]{1,32}$" doc:"Name of the file that asks for it"`
 }
 
 // A Plan is what a rollout would do.
@@ -308,6 +309,8 @@ type Rollout struct {
 	Mode     string                 `json:"mode" doc:"stage, activate"`
 	Cause    string                 `json:"cause,omitempty" doc:"Why it is paused: operator, error_threshold, gate"`
 	Reason   string                 `json:"reason,omitempty" doc:"What it waits for, or what went wrong, for people"`
+	Apply    string                 `json:"apply,omitempty" doc:"Name of the file that asked for it"`
+	Tail     bool                   `json:"tail,omitempty" doc:"It is over, and devices that were away, or come into its group, get it still"`
 	Phases   []Phase                `json:"phases"`
 }
 
