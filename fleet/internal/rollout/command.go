@@ -203,8 +203,12 @@ func reverting(by string) change {
 // not take it from the beginning, and those that a newer rollout asked for something
 // since, are left alone.
 func (s *Service) Retry(id, by string) (Rollout, error) {
-	return s.command(id, by, func(r *Rollout, xs []Execution) (string, []Execution, error) {
-		taken, err := s.overtaken(*r)
+	return s.command(id, by, retrying(s.overtaken, s.again))
+}
+
+func retrying(overtaken func(Rollout) (map[wire.DeviceID]bool, error), again func(Rollout, Execution) (Execution, error)) change {
+	return func(r *Rollout, xs []Execution) (string, []Execution, error) {
+		taken, err := overtaken(*r)
 		if err != nil {
 			return "", nil, err
 		}
@@ -217,14 +221,14 @@ func (s *Service) Retry(id, by string) (Rollout, error) {
 			if !member(x) || !x.State.Terminal() || x.State.Word() != "failed" || taken[x.Device] || goesBack && x.To == nil {
 				continue
 			}
-			y, err := s.again(*r, x)
+			y, err := again(*r, x)
 			if err != nil {
 				return "", nil, err
 			}
 			instead = append(instead, y)
 			if p := &r.Phases[x.Phase]; !goesBack {
-				p.Forgiven, p.Reason = 0, ""
-				if p.State != PhasePending {
+				p.Forgiven = 0
+				if p.State == PhaseFailed || over(r.State) {
 					p.State = PhaseRunning
 				}
 			}
@@ -239,7 +243,7 @@ func (s *Service) Retry(id, by string) (Rollout, error) {
 			r.State, r.Cause, r.Reason = wire.RolloutRunning, "", ""
 		}
 		return "asked " + devices(len(instead)) + " that failed again", instead, nil
-	})
+	}
 }
 
 // Activate lets devices run what a rollout has staged, phase by phase as before.

@@ -71,10 +71,12 @@ func Next(r Rollout, xs []Execution, f Facts) Decision {
 		if n.back() {
 			n.d.State, n.d.Over = wire.RolloutRolledBack, true
 		}
+		n.wakeForAway()
 	case wire.RolloutRolledBack:
 		n.d.Over = true
 	}
-	if n.d.State == wire.RolloutCompleted {
+	switch n.d.State {
+	case wire.RolloutCompleted, wire.RolloutRolledBack:
 		n.d.Over, n.d.Tail = true, n.tail()
 	}
 	return n.d
@@ -189,7 +191,7 @@ func (n *next) phase(i int, ts []tally) (passed bool) {
 	if p.State == PhaseRunning {
 		if why := n.unfinished(i, ts); why != "" {
 			p.Reason = why
-			n.wakeForAway(i)
+			n.wakeForAway()
 			return false
 		}
 		n.enter(p, PhaseSoaking)
@@ -211,7 +213,7 @@ func (n *next) phase(i int, ts []tally) (passed bool) {
 	case GateFailed:
 		n.fail(i, CauseGate, p.Reason)
 	default:
-		n.wakeForAway(i)
+		n.wakeForAway()
 	}
 	return false
 }
@@ -295,14 +297,14 @@ func (n *next) wake(t time.Time) {
 	}
 }
 
-// wakeForAway is when the next device of a phase has been away for too long.
-func (n *next) wakeForAway(phase int) {
+// wakeForAway is when the next device has been away for too long.
+func (n *next) wakeForAway() {
 	limit := time.Duration(n.r.Policy.Offline)
 	if limit == 0 {
 		return
 	}
 	for i, x := range n.xs {
-		if f := n.f.Devices[i]; x.Phase == phase && !x.State.Terminal() && !f.Online && !n.away(i) {
+		if f := n.f.Devices[i]; (n.begun(x) || x.To != nil) && !x.State.Terminal() && !f.Online && !n.away(i) {
 			n.wake(f.Seen.Add(limit))
 		}
 	}
@@ -327,10 +329,7 @@ func (n *next) order() {
 		}
 	}
 	for i, x := range n.xs {
-		if x.State.Terminal() || x.Phase < 0 || n.asked(x) || x.To != nil {
-			continue
-		}
-		if s := n.d.Phases[x.Phase].State; s == PhasePending || s == PhaseFailed {
+		if x.State.Terminal() || !n.begun(x) || n.asked(x) || x.To != nil {
 			continue
 		}
 		if f := n.f.Devices[i]; capped {
@@ -345,6 +344,20 @@ func (n *next) order() {
 	}
 }
 
+// begun says whether the phase of an execution has begun: the first that has not passed,
+// or one before it.
+func (n *next) begun(x Execution) bool {
+	if x.Phase < 0 {
+		return false
+	}
+	now := slices.IndexFunc(n.d.Phases, func(p Phase) bool { return p.State != PhasePassed })
+	if now < 0 || x.Phase < now {
+		return true
+	}
+	s := n.d.Phases[now].State
+	return x.Phase == now && s != PhasePending && s != PhaseFailed
+}
+
 // asked says whether a device was asked for what the rollout wants of it now.
 func (n *next) asked(x Execution) bool {
 	return x.Rev > 0 && (x.Mode == n.r.Policy.Order.Mode || x.Mode == "")
@@ -354,7 +367,7 @@ func (n *next) move(k MoveKind, i int) { n.d.Moves = append(n.d.Moves, Move{k, i
 
 // tail says whether devices may still get it, though it is over.
 func (n *next) tail() bool {
-	return n.r.Policy.Membership == policy.Dynamic || slices.ContainsFunc(n.xs, func(x Execution) bool { return !x.State.Terminal() })
+	return n.d.State == wire.RolloutCompleted && n.r.Policy.Membership == policy.Dynamic || slices.ContainsFunc(n.xs, func(x Execution) bool { return !x.State.Terminal() })
 }
 
 // stop cancels what is under way, and says whether nothing is.
@@ -383,6 +396,8 @@ func (n *next) back() (over bool) {
 			continue
 		case x.To != nil && x.Rev == 0:
 			n.move(Order, i)
+		case x.To != nil && n.away(i): // it goes back when it is there again
+			continue
 		case x.To != nil: // on its way
 		case x.State == wire.Succeeded, x.Rev > 0 && (x.State == wire.Switching || x.State == wire.Probation):
 			n.move(Back, i)

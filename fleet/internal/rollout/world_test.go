@@ -102,6 +102,7 @@ type world struct {
 
 	ended   map[string]wire.ExecState // executions that are over
 	ordered map[int]bool              // devices that were asked for the release
+	retried bool                      // phases that had passed may have begun anew
 }
 
 const tick = 10 * time.Second
@@ -254,7 +255,7 @@ func (w *world) judge(d Decision) {
 		w.fatal("%d devices are at it and %d are ordered, at most %d", under, orders, c)
 	}
 	for i := 1; i < len(d.Phases); i++ {
-		if d.Phases[i].State != PhasePending && d.Phases[i-1].State != PhasePassed {
+		if !w.retried && d.Phases[i].State != PhasePending && d.Phases[i-1].State != PhasePassed {
 			w.fatal("phase %d is %s, the one before %s", i, d.Phases[i].State, d.Phases[i-1].State)
 		}
 	}
@@ -268,9 +269,9 @@ func (w *world) perform(m Move) {
 	switch m.Kind {
 	case Order:
 		if w.docs[i].Execution != x.ID && x.To == nil {
-			x.Before = nil
-			if rep := w.boards[i].report(); w.docs[i].Execution != "" {
-				x.Before = before(map[string]wire.DesiredRelease{"cam": w.docs[i]}, "cam", &rep)
+			rep := w.boards[i].report()
+			if b := before(map[string]wire.DesiredRelease{"cam": w.docs[i]}, "cam", &rep); b != nil && b.Execution != "" {
+				x.Before = b
 			}
 		}
 		put(wish(w.r, x))
@@ -365,16 +366,29 @@ func (w *world) live(steady bool) {
 func (w *world) people() {
 	may := func(string) bool { return true }
 	now := noon.Add(time.Duration(w.tick) * tick)
-	what := []change{pausing("ada"), resuming(), approving("ada", now, may), activating(), aborting("ada"), reverting("ada")}
-	k := []int{0, 1, 1, 2, 2, 2, 3, 3, 4, 5}[w.rnd.IntN(10)]
+	fresh := func(r Rollout, x Execution) (Execution, error) {
+		return Execution{ID: w.id(), Device: x.Device, Phase: x.Phase, Attempt: x.Attempt + 1, To: x.To, Before: x.Before, State: wire.Queued}, nil
+	}
+	retry := retrying(func(Rollout) (map[wire.DeviceID]bool, error) { return nil, nil }, fresh)
+	what := []change{pausing("ada"), resuming(), approving("ada", now, may), activating(), aborting("ada"), reverting("ada"), retry}
+	k := []int{0, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6, 6}[w.rnd.IntN(12)]
+	w.retried = w.retried || k == 6
 	w.do(what[k])
 }
 
 func (w *world) do(c change) {
 	r := w.r
 	r.Phases = slices.Clone(r.Phases)
-	if _, _, err := c(&r, w.xs); err != nil {
+	_, instead, err := c(&r, w.xs)
+	if err != nil {
 		return
+	}
+	for _, x := range instead {
+		i := slices.IndexFunc(w.xs, func(o Execution) bool { return o.Device == x.Device })
+		if !w.xs[i].State.Terminal() {
+			w.fatal("%s is asked again while it is at it", x.Device)
+		}
+		w.xs[i] = x
 	}
 	if !over(r.State) {
 		r.Ended = time.Time{}
