@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,7 +38,12 @@ func overHTTP(t *testing.T, data []byte, sha wire.Digest, hashes []byte, here []
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		l := make(pipes)
-		srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+		var serving sync.WaitGroup
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			serving.Add(1)
+			defer serving.Done()
+			h.ServeHTTP(w, r)
+		}), ErrorLog: log.New(io.Discard, "", 0)}
 		go srv.Serve(l) // ends when l does
 		tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			if down {
@@ -70,6 +76,9 @@ func overHTTP(t *testing.T, data []byte, sha wire.Digest, hashes []byte, here []
 		p.Close()
 		tr.CloseIdleConnections()
 		srv.Close()
+		synctest.Wait() // no handler begins any more
+		serving.Wait()
+		synctest.Wait()
 	})
 }
 
