@@ -25,7 +25,7 @@ import (
 
 func (a *app) release() *cobra.Command {
 	return group("release", "Make, check, sign and push models, and look at what was pushed",
-		a.releaseInit(), a.releaseBuild(), a.releaseSchema(), a.releaseCheck(), a.releaseDiff(), a.releaseSign(), a.releasePush(), a.releaseList(), a.releaseShow())
+		a.releaseInit(), a.releaseBuild(), a.releaseSchema(), a.releaseCheck(), a.releaseDiff(), a.releaseSign(), a.releaseWithdraw(), a.releasePush(), a.releaseList(), a.releaseShow())
 }
 
 func (a *app) releasePush() *cobra.Command {
