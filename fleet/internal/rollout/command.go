@@ -229,7 +229,7 @@ func retrying(overtaken func(Rollout) (map[wire.DeviceID]bool, error), again fun
 			if p := &r.Phases[x.Phase]; !goesBack {
 				p.Forgiven = 0
 				if p.State == PhaseFailed || over(r.State) {
-					p.State = PhaseRunning
+					p.State, p.Reason = PhaseRunning, ""
 				}
 			}
 		}

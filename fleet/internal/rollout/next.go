@@ -144,7 +144,7 @@ func (n *next) tallies() []tally {
 func (n *next) run() {
 	d, p := &n.d, n.r.Policy
 	if n.f.Now.Before(p.Start) {
-		d.State, d.Reason = wire.RolloutScheduled, "begins at "+p.Start.UTC().Format(time.RFC3339)
+		d.State, d.Reason = wire.RolloutScheduled, begins(p.Start)
 		n.wake(p.Start)
 		return
 	}
@@ -164,6 +164,8 @@ func (n *next) run() {
 	}
 	d.State = wire.RolloutCompleted
 }
+
+func begins(at time.Time) string { return "begins at " + at.UTC().Format(time.RFC3339) }
 
 // phase brings a phase as far as it goes, and says whether it has passed.
 func (n *next) phase(i int, ts []tally) (passed bool) {

@@ -239,7 +239,7 @@ func (s *Service) Start(w Wanted, targets []Target) (Rollout, error) {
 	case w.Draft:
 		r.State = wire.RolloutDraft
 	case now.Before(r.Policy.Start):
-		r.State = wire.RolloutScheduled
+		r.State, r.Reason = wire.RolloutScheduled, begins(r.Policy.Start)
 	}
 	if err := s.Assign(r.Policy, r.Release.Digest, targets); err != nil {
 		return r, err

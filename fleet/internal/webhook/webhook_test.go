@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -89,7 +90,6 @@ type post struct {
 	answer func(host string, call int) (status int, err error)
 	calls  int
 	told   []string
-	at     []time.Duration
 	began  time.Time
 }
 
@@ -111,9 +111,15 @@ func (p *post) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		p.told = append(p.told, fmt.Sprintf("%s %d %s", r.URL.Host, e.N, e.State))
-		p.at = append(p.at, time.Since(p.began))
 	}
 	return &http.Response{StatusCode: status, Status: fmt.Sprint(status), Body: io.NopCloser(bytes.NewReader(nil))}, nil
+}
+
+// heard is what was told, and how often somebody was called.
+func (p *post) heard() (told []string, calls int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.told), p.calls
 }
 
 func hook(host string, states ...wire.RolloutState) Hook {
@@ -145,8 +151,8 @@ func TestNothingIsLost(t *testing.T) {
 		stop := begin()
 		f.rollout()
 		synctest.Wait()
-		if fmt.Sprint(p.told) != "[some 4 COMPLETED]" {
-			t.Errorf("at once: %v", p.told)
+		if told, _ := p.heard(); fmt.Sprint(told) != "[some 4 COMPLETED]" {
+			t.Errorf("at once: %v", told)
 		}
 		time.Sleep(2 * time.Second)
 		stop() // in the middle of it
@@ -157,7 +163,8 @@ func TestNothingIsLost(t *testing.T) {
 		stop = begin()
 		synctest.Wait()
 		all := ""
-		for _, s := range p.told {
+		told, calls := p.heard()
+		for _, s := range told {
 			if strings.HasPrefix(s, "all") {
 				all += s + ","
 			}
@@ -166,15 +173,16 @@ func TestNothingIsLost(t *testing.T) {
 			t.Errorf("after a restart: %s", all)
 		}
 		// Who never answers is told of no event for longer than a day, and holds nobody up.
-		calls := p.calls
 		time.Sleep(23 * time.Hour)
-		if n := p.calls - calls; n < 270 || n > 300 {
-			t.Errorf("%d calls in a day", n)
+		synctest.Wait()
+		if _, after := p.heard(); after-calls < 270 || after-calls > 300 {
+			t.Errorf("%d calls in a day", after-calls)
 		}
 		if n, err := (&Teller{db: f.db}).cursor(hook("deaf")); err != nil || n != 2 {
 			t.Errorf("it is told of %d, %v", n, err)
 		}
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		if n, err := (&Teller{db: f.db}).cursor(hook("deaf")); err != nil || n != 3 {
 			t.Errorf("after a day it is told of %d, %v", n, err)
 		}
