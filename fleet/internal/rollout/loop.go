@@ -175,12 +175,12 @@ func (r Rollout) decided(d Decision, xs []Execution, now time.Time) Rollout {
 // commit stores how a rollout stands and makes moves, in one transaction: the desired
 // documents and the executions that ask for them change together or not at all.
 func (s *Service) commit(g *group, r Rollout, moves []Move) error {
-	var made []Execution
+	var made, old []Execution
 	s.mu.Lock()
 	before, xs := g.r, slices.Clone(g.xs)
 	s.mu.Unlock()
 	err := s.db.Update(func(tx *store.Tx) error {
-		made = made[:0]
+		made, old = made[:0], old[:0]
 		for _, m := range moves {
 			x := xs[m.Execution]
 			y, err := s.make(tx, m.Kind, r, x)
@@ -197,6 +197,14 @@ func (s *Service) commit(g *group, r Rollout, moves []Move) error {
 				return fmt.Errorf("device %s: %w", x.Device, err)
 			}
 			made = append(made, y)
+			if m.Kind == Order {
+				old = append(old, s.replaced(g, y)...)
+			}
+		}
+		for _, x := range old {
+			if err := putExec(tx, x); err != nil {
+				return err
+			}
 		}
 		if err := putEvent(tx, before.State, r, xs, ""); err != nil {
 			return err
@@ -212,11 +220,26 @@ func (s *Service) commit(g *group, r Rollout, moves []Move) error {
 	for _, x := range made {
 		g.xs[g.at[x.Device]] = x
 	}
+	for _, x := range old {
+		o := s.live[x.Rollout]
+		o.xs[o.at[x.Device]], o.due = x, true
+	}
 	s.tell()
 	if before.State != r.State || !before.Ended.Equal(r.Ended) {
 		s.log.Info().Str("rollout", r.ID).Str("state", string(r.State)).Str("reason", r.Reason).Msg("rollout goes on")
 	}
 	return nil
+}
+
+// replaced is the executions of older rollouts, as they end now that their device was
+// asked for another.
+func (s *Service) replaced(g *group, y Execution) (old []Execution) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.olderThan(g, y) {
+		old = append(old, superseded(o.xs[o.at[y.Device]], g.r))
+	}
+	return old
 }
 
 // make makes one move and returns the execution after it.

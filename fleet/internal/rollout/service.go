@@ -315,24 +315,41 @@ func (s *Service) retire(g *group) (old []Rollout) {
 }
 
 // supersede ends the executions that a rollout which is not live yet replaces, in
-// memory, and returns them. The caller holds mu, or nobody else knows s.
+// memory, and returns them: those that were not asked of their devices. What a device
+// is at goes on until the device is asked for something else. The caller holds mu, or
+// nobody else knows s.
 func (s *Service) supersede(g *group) (old []Execution) {
 	for _, x := range g.xs {
-		if x.State.Terminal() {
-			continue
-		}
-		for _, o := range s.of[x.Device] {
-			i := o.at[x.Device]
-			if o == g || o.r.Pipeline != g.r.Pipeline || o.xs[i].State.Terminal() || o.r.Created.After(g.r.Created) {
-				continue
+		for _, o := range s.olderThan(g, x) {
+			if i := o.at[x.Device]; o.xs[i].Rev == 0 || x.Rev > 0 {
+				o.xs[i], o.due = superseded(o.xs[i], g.r), true
+				old = append(old, o.xs[i])
 			}
-			o.xs[i].State, o.xs[i].Updated = wire.Superseded, g.r.Created
-			o.xs[i].Fault = &wire.Fault{Code: string(wire.Superseded), Text: "rollout " + g.r.ID + " took its place"}
-			o.due = true
-			old = append(old, o.xs[i])
 		}
 	}
 	return old
+}
+
+// olderThan is the rollouts whose executions on a device x takes the place of: they are
+// older, of the same pipeline, and not through with the device. The caller holds mu, or
+// nobody else knows s.
+func (s *Service) olderThan(g *group, x Execution) (list []*group) {
+	if x.State.Terminal() {
+		return nil
+	}
+	for _, o := range s.of[x.Device] {
+		if o.r.ID != g.r.ID && o.r.Pipeline == g.r.Pipeline && !o.r.Created.After(g.r.Created) && !o.xs[o.at[x.Device]].State.Terminal() {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// superseded is x after a newer rollout took its place.
+func superseded(x Execution, by Rollout) Execution {
+	x.State, x.Updated = wire.Superseded, time.Now().UTC()
+	x.Fault = &wire.Fault{Code: string(wire.Superseded), Text: "rollout " + by.ID + " took its place"}
+	return x
 }
 
 // put stores executions and rollouts as they are.

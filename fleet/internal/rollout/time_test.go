@@ -168,6 +168,7 @@ func TestNewDevices(t *testing.T) {
 		}
 		fresh := l.start(digestTwo, "all", policy.Policy{}, 0, 1, 2)
 		l.turns()
+		l.turns()
 		l.is(fresh, wire.RolloutCompleted)
 		if i := join(); l.boards[i].runs != "" {
 			t.Errorf("a device that joined later runs %q", l.boards[i].runs)
@@ -206,6 +207,55 @@ func TestStageAndActivate(t *testing.T) {
 		for i, x := range xs {
 			if x.ID != staged[i].ID || x.State != wire.Succeeded {
 				t.Errorf("%+v was staged as %s", x, staged[i].ID)
+			}
+		}
+		l.end()
+	})
+}
+
+// What a device is at goes on until the newer rollout gets to it; what it was not asked
+// for yet does not begin.
+func TestANewerRolloutTakesOverPhaseByPhase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, 1, 4)
+		old := l.start(digestOne, "all", policy.Policy{Concurrency: 2}, 0, 1, 2, 3)
+		_, xs, err := l.s.Get(old)
+		l.check(err)
+		asked := map[wire.DeviceID]bool{}
+		for _, x := range xs {
+			asked[x.Device] = x.Rev > 0
+		}
+		var first, last int // that are at it, and one that waits
+		for i := range l.boards {
+			if asked[l.id(i)] {
+				first = i
+			} else {
+				last = i
+			}
+		}
+		match := func(query string) (map[wire.DeviceID]bool, error) {
+			return map[wire.DeviceID]bool{l.id(last): true}, nil
+		}
+		l.s.match = match
+		fresh := l.start(digestTwo, "all", policy.Policy{Phases: []policy.Phase{{Name: "one", Query: "x"}, {Name: "all", Percent: 100}}}, 0, 1, 2, 3)
+		state := func() (s [2]wire.ExecState) {
+			_, xs, err := l.s.Get(old)
+			l.check(err)
+			return [2]wire.ExecState{xs[first].State, xs[last].State}
+		}
+		if got := state(); got[0] != wire.Queued || got[1] != wire.Superseded {
+			t.Errorf("when it begins: %v", got)
+		}
+		l.turns()
+		l.turns()
+		l.is(fresh, wire.RolloutCompleted)
+		l.is(old, wire.RolloutCompleted)
+		if got := state(); got[0] != wire.Superseded && got[0] != wire.Succeeded {
+			t.Errorf("in the end: %v", got)
+		}
+		for i, b := range l.boards {
+			if b.runs != digestTwo {
+				t.Errorf("%s runs %s", l.id(i), b.runs.Short())
 			}
 		}
 		l.end()
