@@ -75,7 +75,7 @@ func (p *policyFlags) add(c *cobra.Command) {
 	f.DurationVar(&p.offline, "offline", 0, "how long a device may be away until it is not waited for")
 	f.IntVar(&p.concurrency, "concurrency", 0, "how many devices are at it at a time")
 	f.IntVar(&p.perSite, "per-site", 0, "the same, of one site (the label site)")
-	f.StringVar(&p.start, "start", "", "not before: 2026-01-31T02:00:00Z, or in 8h")
+	f.StringVar(&p.start, "start", "", "not before: 2026-01-31T02:00:00Z, or 8h for in eight hours")
 	f.BoolVar(&p.dynamic, "dynamic", false, "also to devices that come into the group later")
 	f.BoolVar(&p.stage, "stage", false, "only download and verify; covey rollout activate does the rest")
 	f.BoolVar(&p.consent, "consent", false, "somebody at home has to say install")
