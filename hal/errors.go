@@ -64,7 +64,7 @@ const (
 	CodeQuarantined  Code = "E_QUARANTINED"   // failed here before, and attempt did not rise
 	CodePipeline     Code = "E_PIPELINE"      // no such pipeline here, its model is pinned, or it has ended
 	CodeRollback     Code = "E_ROLLBACK"      // older than what was taken in before
-	CodeTarget       Code = "E_TARGET"        // addressed to another device
+	CodeTarget       Code = "E_TARGET"        // addressed to another device, or to another pipeline than can take it
 	CodeExpired      Code = "E_EXPIRED"       // past its time
 	CodeSignature    Code = "E_SIGNATURE"     // not signed by enough of the right keys
 	CodeMixed        Code = "E_MIXED"         // signed files that do not belong together

@@ -56,6 +56,8 @@ func plan(m release.Manifest, digest wire.Digest, pipeline string, c Candidate) 
 	switch {
 	case c.Revoked:
 		t.Refusal = revoked()
+	case (m.Config != nil) != (pipeline == wire.ConfigPipeline):
+		t.Refusal = astray(m, pipeline)
 	case c.Hello != nil: // one that was never seen will say itself what it cannot do
 		var v release.Variant
 		if v, t.Refusal = fit(m, pipeline, *c.Hello); t.Refusal == nil {
@@ -70,14 +72,29 @@ func plan(m release.Manifest, digest wire.Digest, pipeline string, c Candidate) 
 	return t
 }
 
-// fit says which variant of a release a board would run, or why none.
+// astray is why no device takes a model as its configuration, nor the other way round.
+func astray(m release.Manifest, pipeline string) *wire.Fault {
+	text := fmt.Sprintf("%s %s is a release of a model: no pipeline %s runs one", m.Name, m.Version, pipeline)
+	if m.Config != nil {
+		text = fmt.Sprintf("%s %s is a release of configuration, and goes to the pipeline %s", m.Name, m.Version, wire.ConfigPipeline)
+	}
+	return &wire.Fault{Code: string(hal.CodeTarget), Text: text}
+}
+
+// fit says which variant of a release a board would run, or why none. A configuration
+// has one file.
 func fit(m release.Manifest, pipeline string, h wire.Hello) (v release.Variant, f *wire.Fault) {
 	i := slices.IndexFunc(h.Pipelines, func(p wire.HelloPipeline) bool { return p.Name == pipeline })
 	if i < 0 {
 		return v, &wire.Fault{Code: CodePipeline, Text: fmt.Sprintf("the device has no pipeline %s", pipeline)}
 	}
-	if h.Pipelines[i].Pinned {
+	switch {
+	case h.Pipelines[i].Pinned && m.Config != nil:
+		return v, &wire.Fault{Code: CodePinned, Text: "the device's own configuration takes none from its fleet (fleet.config)"}
+	case h.Pipelines[i].Pinned:
 		return v, &wire.Fault{Code: CodePinned, Text: fmt.Sprintf("the device's own configuration names the model of %s; take it out there", pipeline)}
+	case m.Config != nil:
+		return release.Variant{File: *m.Config}, nil
 	}
 	v, _, err := release.Pick(&m, release.BoardOf(h))
 	var no *hal.Error
