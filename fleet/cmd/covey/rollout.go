@@ -535,6 +535,7 @@ func (a *app) showChange(before v1.Rollout, ch v1.RolloutChange) {
 }
 
 // showPhases prints the phases that stand otherwise than before, where there are some.
+// For whom a running one waits changes all the time, and the devices say it themselves.
 func (a *app) showPhases(before, now v1.Rollout) {
 	if len(now.Phases) < 2 {
 		return
@@ -544,7 +545,7 @@ func (a *app) showPhases(before, now v1.Rollout) {
 			continue
 		}
 		line := fmt.Sprintf("phase %-10s %s", p.Name, a.paint(colorOf(p.State), p.State))
-		if p.Reason != "" {
+		if p.Reason != "" && p.State != "RUNNING" {
 			line += "  " + clean(p.Reason)
 		}
 		fmt.Fprintln(a.out, line)
