@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -33,7 +34,7 @@ func (f *File) with(name string, text []byte) (*File, error) {
 		}
 		return nil, errors.Join(d.errs...)
 	}
-	d.object("a fleet's configuration", d.fleetFields())(theirs)
+	d.object("a fleet's configuration", d.fleetFields(f.delegates()))(theirs)
 	if len(d.errs) > 0 {
 		return nil, errors.Join(d.errs...)
 	}
@@ -41,12 +42,13 @@ func (f *File) with(name string, text []byte) (*File, error) {
 	return both.read(merged(f.tree, theirs, 2))
 }
 
-func (d *configDecoder) fleetFields() fields {
+// fleetFields are the keys that a fleet may write, on a board with these delegates.
+func (d *configDecoder) fleetFields(delegates []hal.Device) fields {
 	var scratch File
 	all := d.fileFields(&scratch)
 	return fields{
 		"health_seconds": all["health_seconds"],
-		"accelerators":   all["accelerators"],
+		"accelerators":   d.noLibrary(delegates, all["accelerators"]),
 		"pipelines": func(n *yaml.Node) {
 			d.eachKey(n, "pipelines", func(key, value *yaml.Node) {
 				var p PipelineFile
@@ -55,6 +57,8 @@ func (d *configDecoder) fleetFields() fields {
 				delete(known, "model")
 				delete(known, "labels")
 				known["source"] = d.fleetSource(&p.Source)
+				known["accelerator"] = d.noLibrary(delegates, known["accelerator"])
+				known["accelerators"] = d.noLibrary(delegates, known["accelerators"])
 				d.object("pipeline "+key.Value+" of a fleet", known)(value)
 			})
 		},
@@ -67,6 +71,17 @@ var (
 	onBoardKeys  = []string{"password_file", "ca", "command", "path"}
 )
 
+// theirDevices is what a fleet may call a device, by the type of the source. ALSA opens
+// far more by a name than sound cards: plugins of it write files and start programs.
+// Opening a device node that is none of the source's can do harm, too.
+var theirDevices = map[string]*regexp.Regexp{
+	"alsa":   regexp.MustCompile(`^(default|sysdefault|(hw|plughw|sysdefault|dsnoop|front):[A-Za-z0-9_=,-]+)$`),
+	"gpio":   regexp.MustCompile(`^([^/]+|/dev/gpiochip[0-9]+)$`),
+	"iio":    regexp.MustCompile(`^[^/]+$`),
+	"serial": regexp.MustCompile(`^/dev/(tty[A-Z]+[0-9]+|serial[0-9]+|rfcomm[0-9]+|serial/by-(id|path)/[^/]+)$`),
+	"v4l2":   regexp.MustCompile(`^([^/]+|/dev/video[0-9]+|/dev/v4l/by-(id|path)/[^/]+)$`),
+}
+
 func (d *configDecoder) fleetSource(s *SourceFile) field {
 	return func(n *yaml.Node) {
 		d.source(s)(n)
@@ -76,6 +91,23 @@ func (d *configDecoder) fleetSource(s *SourceFile) field {
 		for _, key := range onBoardKeys {
 			if k := child(n, key); k != nil {
 				d.errorf(k, "%s names a file of the board: it can stand in the board's own configuration alone", key)
+			}
+		}
+		if s.Device != "" && !theirDevices[s.Type].MatchString(s.Device) {
+			d.errorf(child(n, "device"), "%.80q may be more than a device of type %s: it can stand in the board's own configuration alone", s.Device, s.Type)
+		}
+	}
+}
+
+// noLibrary reads accelerators, of which external ones have to be the board's own
+// delegates.
+func (d *configDecoder) noLibrary(delegates []hal.Device, read field) field {
+	return func(n *yaml.Node) {
+		read(n)
+		for _, entry := range append([]*yaml.Node{n}, n.Content...) {
+			own := slices.ContainsFunc(delegates, func(o hal.Device) bool { return string(o.Accelerator) == entry.Value })
+			if strings.HasPrefix(entry.Value, "external:") && entry.Value != "external:*" && !own {
+				d.errorf(entry, "%.80q is none of the board's delegates: a library can stand in the board's own configuration alone", entry.Value)
 			}
 		}
 	}

@@ -61,6 +61,15 @@ pipelines:
 	if door.Name != "door" || door.Source.Device != "usb:1" {
 		t.Errorf("door %+v", door)
 	}
+	for _, text := range []string{
+		`{type: alsa, rate: 16000, device: "hw:CARD=Device,DEV=0"}`, `{type: alsa, rate: 16000}`,
+		`{type: serial, baud: 9600, format: csv, channels: [a], device: /dev/ttyUSB0}`, `{type: serial, format: csv, channels: [a], device: /dev/serial/by-id/usb-x-port0}`,
+		`{type: v4l2, device: /dev/video0}`, `{type: gpio, device: pinctrl-bcm2711, channels: [GPIO4]}`, `{type: iio, device: bme280}`,
+	} {
+		if _, err := f.with("yard", []byte("accelerators: [\"external:*\", cpu]\npipelines: {x: {source: "+text+"}}")); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 	if len(f.Pipelines) != 1 || f.HealthSeconds != 0 || f.Pipelines[0].Top != 0 {
 		t.Errorf("the board's own file has changed: %+v", f)
 	}
@@ -77,11 +86,23 @@ pipelines:
 		"pipelines: {x: {source: {type: folder, path: /etc}}}":                                              "the board's own configuration alone",
 		"pipelines: {x: {source: {type: mjpeg, url: \"http://a/b\", user: a, password_file: /etc/shadow}}}": "names a file of the board",
 		"pipelines: {x: {source: {type: mjpeg, url: \"https://a/b\", ca: /etc/shadow}}}":                    "names a file of the board",
-		"pipelines: {x: {threshold: 7}}":                                                                    "yard:1:",
-		"pipelines: {x: {top: 3}}":                                                                          "pipeline x needs a source",
-		"a: b: c":                                                                                           "yard:1:",
-		"--- \na: 1\n---\nb: 2":                                                                             "yard:",
-		strings.Repeat("#", maxConfig+1):                                                                    "longer than",
+		// ALSA's plugins start programs and write files.
+		`pipelines: {x: {source: {type: alsa, rate: 16000, device: "file:'|touch /tmp/x',raw"}}}`:                          "may be more than a device",
+		`pipelines: {x: {source: {type: alsa, rate: 16000, device: "tee:null,/tmp/x,raw"}}}`:                               "may be more than a device",
+		`pipelines: {x: {source: {type: alsa, rate: 16000, device: "hw:CARD='|id'"}}}`:                                     "may be more than a device",
+		`pipelines: {x: {source: {type: alsa, rate: 16000, device: "{type file file x}"}}}`:                                "may be more than a device",
+		"pipelines: {x: {source: {type: serial, baud: 9600, format: csv, channels: [a], device: /dev/watchdog}}}":          "may be more than a device",
+		"pipelines: {x: {source: {type: serial, baud: 9600, format: csv, channels: [a], device: /dev/ttyS0/../watchdog}}}": "may be more than a device",
+		"pipelines: {x: {source: {type: v4l2, device: /dev/watchdog}}}":                                                    "may be more than a device",
+		"pipelines: {x: {source: {type: gpio, device: /etc/shadow, channels: [a]}}}":                                       "may be more than a device",
+		"pipelines: {cam: {accelerator: \"external:/tmp/x.so\"}}":                                                          "none of the board's delegates",
+		"pipelines: {cam: {accelerators: [cpu, \"external:x.so\"]}}":                                                       "none of the board's delegates",
+		"accelerators: [\"external:/tmp/x.so\"]":                                                                           "none of the board's delegates",
+		"pipelines: {x: {threshold: 7}}":                                                                                   "yard:1:",
+		"pipelines: {x: {top: 3}}":                                                                                         "pipeline x needs a source",
+		"a: b: c":                                                                                                          "yard:1:",
+		"--- \na: 1\n---\nb: 2":                                                                                            "yard:",
+		strings.Repeat("#", maxConfig+1):                                                                                   "longer than",
 	} {
 		if _, err := f.with("yard", []byte(text)); hal.CodeOf(err) != hal.CodeConfig || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60q: %v, want %s", text, err, want)
