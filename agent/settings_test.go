@@ -244,6 +244,23 @@ func TestFleetConfigures(t *testing.T) {
 		if starts.Load() != 4 {
 			t.Errorf("%d starts, want 4: there and back", starts.Load())
 		}
+		// Nobody wants it any more while it is on trial.
+		unwanted := w.configuration("2.1.0", "pipelines: {yard: {source: {type: synthetic, live: true, fps: 9}}}")
+		rev++
+		w.desireAll(rev, map[string]wire.DesiredRelease{"fleet": model, wire.ConfigPipeline: unwanted})
+		w.awaitState(unwanted.Execution, wire.Probation)
+		rev++
+		w.desireAll(rev, map[string]wire.DesiredRelease{"fleet": model})
+		if s := w.await(unwanted.Execution); s.State != wire.Canceled || s.Fault != nil {
+			t.Errorf("unwanted: %+v", s)
+		}
+		wantActive("1.0.0")
+		if starts.Load() != 6 {
+			t.Errorf("%d starts, want 6: there and back", starts.Load())
+		}
+		if r := w.reported(); len(r.Quarantine) != 1 { // the blind one
+			t.Errorf("quarantine %+v", r.Quarantine)
+		}
 		// What cannot be read, or may not be said.
 		for version, text := range map[string]string{"3.0.0": "pipelines: {yard: {top: many}}", "3.0.1": "pipelines: {yard: {source: {type: exec, command: [id], format: mjpeg}}}"} {
 			if s := order(w.configuration(version, text)); s.State != wire.Rejected || s.Fault == nil || s.Fault.Code != string(hal.CodeConfig) {
@@ -255,8 +272,8 @@ func TestFleetConfigures(t *testing.T) {
 			t.Errorf("a model: %+v", s)
 		}
 		wantActive("1.0.0")
-		if starts.Load() != 4 {
-			t.Errorf("%d starts, want 4", starts.Load())
+		if starts.Load() != 6 {
+			t.Errorf("%d starts, want 6", starts.Load())
 		}
 		stop()
 		stop = life()

@@ -155,7 +155,7 @@ func (j *journey) next() Step {
 	s := j.l.c.State.State()
 	j.forget(s.Pipelines[j.name])
 	o := Observed{Age: time.Since(j.began), Now: time.Now(), ClockOK: j.l.clockOK(), Running: j.running, Warm: j.warm != nil,
-		Downloaded: j.download, Verified: j.verified, Shadow: j.shadowed,
+		AtStart: j.name == wire.ConfigPipeline, Downloaded: j.download, Verified: j.verified, Shadow: j.shadowed,
 		Err: j.effect.err, Tries: j.effect.tries, Wait: j.effect.wait(),
 		RestoreErr: j.restore.err, RestoreTries: j.restore.tries, RestoreWait: j.restore.wait()}
 	if j.pinned {

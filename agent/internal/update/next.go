@@ -35,6 +35,7 @@ type Observed struct {
 	Refuse  *wire.Fault   // nothing may be installed into this pipeline, and why
 	Running wire.Digest   // the release that runs in this process; "" for none
 	Warm    bool          // the candidate is open, tested, and waits for the switch
+	AtStart bool          // what runs is exchanged by starting again, as the state says then
 
 	// Of the effect that this state asks for:
 	Downloaded *slots.Slot   // all files of the candidate are here
@@ -228,8 +229,10 @@ func tooManyBoots(e *slots.Execution) *wire.Fault {
 
 // leave ends an execution in state to; a candidate that runs is taken off first.
 func leave(p slots.Pipeline, o Observed, to wire.ExecState, f *wire.Fault, quarantine bool) Step {
-	// A candidate that never ran leaves at once, even where nothing else runs.
-	if !onTrial(p, o) {
+	// A candidate that never ran leaves at once, even where nothing else runs. So does one
+	// that only a start takes off: the start would find it on trial, and run it again. With
+	// a fault on the disk it would not.
+	if !onTrial(p, o) || o.AtStart && p.Exec.Fault == nil {
 		return Step{Do: Move, To: to, Fault: f, Quarantine: quarantine}
 	}
 	if o.RestoreTries >= maxRestore {
