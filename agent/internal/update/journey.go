@@ -464,20 +464,13 @@ func (j *journey) quarantined(release wire.Digest, attempt int, f *wire.Fault) w
 	return q
 }
 
-// tidy removes what nothing needs any more, when nothing is on its way here: what
-// was received of it is in no slot.
+// tidy removes what nothing needs any more, unless somebody fetches.
 func (j *journey) tidy() {
-	s := j.l.c.State.State()
-	for name := range j.l.journeys {
-		if p := s.Pipelines[name]; !p.Over() && p.Candidate == nil {
-			return
-		}
-	}
 	select {
 	case j.l.fetching <- struct{}{}:
-		j.l.collect(nil)
-		<-j.l.fetching
-	default: // somebody fetches; tidy when that is over
+		j.l.sweep(nil)
+		unlock(j.l.fetching)
+	default: // tidy when that is over
 	}
 }
 

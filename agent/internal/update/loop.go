@@ -146,16 +146,21 @@ func (l *Loop) Desire(d wire.Desired) error {
 func (l *Loop) Refuse(err error) { l.complain(FaultOf(err)) }
 
 // FetchBlob is a blob that the controller has, fetched unless it is here. It waits while
-// there is no link.
+// there is no link. What was fetched so before goes: nobody has vouched for it yet, and
+// there is no end of what somebody may say that it is signed.
 func (l *Loop) FetchBlob(ctx context.Context, sha wire.Digest, length int64) ([]byte, error) {
 	if !lock(ctx, l.fetching) {
 		return nil, context.Cause(ctx)
 	}
 	defer unlock(l.fetching)
-	j := &journey{l: l, log: l.c.Log}
+	j, keep := &journey{l: l, log: l.c.Log}, map[wire.Digest]bool{sha: true}
 	if _, err := j.have(ctx, file{sha: sha, length: length}); err != nil {
+		if hal.CodeOf(err) == hal.CodeDiskFull {
+			l.collect(keep) // for the next try
+		}
 		return nil, err
 	}
+	l.sweep(keep)
 	return l.c.Blobs.Read(sha, length)
 }
 
@@ -273,6 +278,18 @@ func (l *Loop) Reported() wire.Reported {
 		r.Pipelines[name] = rp
 	}
 	return r
+}
+
+// sweep is collect when nothing is on its way here: what was received of it is in no
+// slot. The caller has the turn to fetch, so that nothing sets out meanwhile.
+func (l *Loop) sweep(keep map[wire.Digest]bool) {
+	s := l.c.State.State()
+	for name := range l.journeys {
+		if p := s.Pipelines[name]; !p.Over() && p.Candidate == nil {
+			return
+		}
+	}
+	l.collect(keep)
 }
 
 // collect removes blobs that no slot needs and logs what that brought.

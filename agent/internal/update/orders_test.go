@@ -1,6 +1,8 @@
 package update_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -520,3 +522,57 @@ func TestNoRoomIsKnownBefore(t *testing.T) {
 }
 
 var _ update.Voucher = (*voucher)(nil)
+
+// What a document that nobody has signed says is signed comes here before it is known
+// to be nothing. However often that happens, it fills no disk.
+func TestFetchBlobFillsNoDisk(t *testing.T) {
+	f := crashfs.New()
+	f.SetFree(1 << 30)
+	c := newController()
+	b := newBoard(t, f, c)
+	b.lives(func(s *session) {
+		good := c.release(big("good", 3))
+		s.bring(1, good)
+		free, _ := f.Free("/")
+		for i := range 50 {
+			junk := bytes.Repeat([]byte{byte(i)}, 1<<20)
+			c.put(junk)
+			if _, err := s.loop.FetchBlob(context.Background(), digest(junk), int64(len(junk))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if now, _ := f.Free("/"); now < free-2<<20 {
+			t.Errorf("%d bytes are gone", free-now)
+		}
+		s.bring(2, c.release(big("good 2", 3)))
+		if s.pipeline(pipe).Previous.Release != good.Release {
+			t.Errorf("the way back is %+v", s.pipeline(pipe).Previous)
+		}
+	})
+}
+
+// A disk that others have filled is cleared of what nobody needs, and then takes what
+// people have signed.
+func TestFetchBlobClearsTheDisk(t *testing.T) {
+	f := crashfs.New()
+	f.SetFree(1 << 30)
+	c := newController()
+	b := newBoard(t, f, c)
+	b.lives(func(s *session) {
+		litter := bytes.Repeat([]byte{1}, 1<<20)
+		c.put(litter)
+		if _, err := s.loop.FetchBlob(context.Background(), digest(litter), int64(len(litter))); err != nil {
+			t.Fatal(err)
+		}
+		f.SetFree(8<<20 + 1<<19)
+		bundle := bytes.Repeat([]byte{2}, 1<<20)
+		c.put(bundle)
+		_, err := s.loop.FetchBlob(context.Background(), digest(bundle), int64(len(bundle)))
+		if hal.CodeOf(err) == hal.CodeDiskFull { // and the next try
+			_, err = s.loop.FetchBlob(context.Background(), digest(bundle), int64(len(bundle)))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
