@@ -50,6 +50,7 @@ func TestParse(t *testing.T) {
 		`{"on_error":"weep"}`:                                                   "weep",
 		`{"order":{"mode":"shadow"}}`:                                           "shadow",
 		`{"order":{"window":{"cron":"0 2 * * *"}}}`:                             "window.minutes",
+		`{"order":{"window":{"cron":"0 2","minutes":60}}}`:                      "five fields",
 		`{"order":{"shadow":{"frames":0}}}`:                                     "shadow.frames",
 		`{"order":{"rate":-1}}`:                                                 "rate",
 		`{"phases":[` + strings.Repeat(`{"name":"a","count":1},`, 17) + `{}]}`:  "at most 16",

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/covey-edge/covey/fleet/window"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -149,5 +150,9 @@ func (c *checker) order(o Order) {
 	doc := wire.Desired{Signed: wire.DesiredSigned{V: wire.Version, Device: "d", Pipelines: map[string]wire.DesiredRelease{"p": want}}}
 	if err := doc.Validate(); err != nil {
 		c.that(false, "order: %s", strings.TrimPrefix(err.Error(), "pipelines.p."))
+	}
+	if o.Window != nil {
+		_, err := window.Parse(*o.Window)
+		c.that(err == nil, "order.window: %v", err)
 	}
 }
