@@ -19,8 +19,9 @@ type block struct {
 }
 
 // TestDocs holds the documents against the programs: links lead somewhere, every
-// command and flag that is shown exists, "sh run" blocks run, and "yaml agent"
-// blocks are configurations that the agent takes.
+// command and flag that is shown exists, "sh run" blocks run, "yaml agent" blocks are
+// configurations that the agent takes, and "yaml policy" and "yaml apply" blocks files
+// that covey takes.
 func TestDocs(t *testing.T) {
 	files := documents(t)
 	t.Run("links", func(t *testing.T) { checkLinks(t, files) })
@@ -44,6 +45,10 @@ func TestDocs(t *testing.T) {
 			}
 		case b.info == "yaml agent":
 			checkConfig(t, b, bin)
+		case b.info == "yaml policy":
+			checkFile(t, b, bin, "rollout", "plan", "all", "cam=birds", "--policy")
+		case b.info == "yaml apply":
+			checkFile(t, b, bin, "apply", "--dry-run", "-f")
 		}
 		if b.info == "sh run" {
 			t.Run(filepath.Base(b.file), func(t *testing.T) { runBlock(t, b) })
@@ -169,7 +174,7 @@ func documents(t *testing.T) []string {
 	return files
 }
 
-var link = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+var link = regexp.MustCompile(`\]\(([^)#]*)(?:#([^)]*))?\)`)
 
 func checkLinks(t *testing.T, files []string) {
 	for _, f := range files {
@@ -181,11 +186,35 @@ func checkLinks(t *testing.T, files []string) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(f), m[1])); err != nil {
+			to := f
+			if m[1] != "" {
+				to = filepath.Join(filepath.Dir(f), m[1])
+			}
+			if _, err := os.Stat(to); err != nil {
 				t.Errorf("%s: link to %s leads nowhere", f, m[1])
+			} else if m[2] != "" && !slices.Contains(anchors(t, to), m[2]) {
+				t.Errorf("%s: %s has no heading for #%s", f, to, m[2])
 			}
 		}
 	}
+}
+
+var (
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	unsaid  = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// anchors is what links name the headings of a document by.
+func anchors(t *testing.T, file string) (list []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range heading.FindAllStringSubmatch(string(text), -1) {
+		list = append(list, strings.ReplaceAll(unsaid.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+	}
+	return list
 }
 
 // fenced is the fenced blocks of a document.
@@ -295,6 +324,22 @@ func checkConfig(t *testing.T, b block, bin string) {
 	}
 	if out, err := exec.Command(bin+"/covey-agent", "check", "--config", path).CombinedOutput(); err != nil {
 		t.Errorf("%s:%d: %v: %s", b.file, b.line, err, out)
+	}
+}
+
+// checkFile lets covey read a file. It reads it before it looks for a controller, and
+// there is none.
+func checkFile(t *testing.T, b block, bin string, args ...string) {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file.yaml")
+	if err := os.WriteFile(path, []byte(b.text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin+"/covey", append(args, path)...)
+	cmd.Env = []string{"HOME=" + dir, "XDG_CONFIG_HOME=" + dir}
+	if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), "not logged in") {
+		t.Errorf("%s:%d: %s", b.file, b.line, out)
 	}
 }
 
