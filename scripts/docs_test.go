@@ -137,6 +137,13 @@ func TestDocsCatch(t *testing.T) {
 	if !slices.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("commands: got %q", got)
 	}
+	page := filepath.Join(t.TempDir(), "page.md")
+	if err := os.WriteFile(page, []byte("# A page\n## Shadow runs, `x`\ntext\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := anchors(t, page); !slices.Equal(got, []string{"a-page", "shadow-runs-x"}) {
+		t.Errorf("anchors: got %q", got)
+	}
 	help := func(path []string) string {
 		switch strings.Join(path, " ") {
 		case "covey", "covey wrong":

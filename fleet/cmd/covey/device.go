@@ -139,9 +139,11 @@ func (a *app) showDevice(d v1.DeviceDetail) {
 	if h := d.Hello; h != nil {
 		accels := []string{}
 		for _, x := range h.Accelerators {
-			accels = append(accels, x.Accelerator)
+			if !slices.Contains(accels, x.Accelerator) { // two engines have a cpu
+				accels = append(accels, x.Accelerator)
+			}
 		}
-		list = append(list, "board", fmt.Sprintf("%s, %s, %d cores, %s", h.Board, h.Arch, h.CPUs, size(h.RAM)),
+		list = append(list, "board", strings.TrimPrefix(fmt.Sprintf("%s, %s, %d cores, %s", h.Board, h.Arch, h.CPUs, size(h.RAM)), ", "),
 			"agent", h.Agent, "runtimes", labels(h.Runtimes), "accelerators", strings.Join(accels, ", "))
 	}
 	if h := d.Health; h != nil {
@@ -316,7 +318,11 @@ func (a *app) patch(ctx context.Context, id string, p v1.DevicePatch) error {
 	if err := c.call(ctx, "PATCH", "/v1/devices/"+url.PathEscape(id), p, &d); err != nil {
 		return err
 	}
-	return a.said(d, "%s is called %q, labels: %s\n", d.ID, d.Name, labels(d.Labels))
+	called := "has no name"
+	if d.Name != "" {
+		called = fmt.Sprintf("is called %q", d.Name)
+	}
+	return a.said(d, "%s %s, labels: %s\n", d.ID, called, labels(d.Labels))
 }
 
 func (a *app) deviceRename() *cobra.Command {

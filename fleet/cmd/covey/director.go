@@ -31,7 +31,7 @@ leaves the controller, in director.key of its data folder: keep a backup.`,
 		}
 		switch d.Obeyed {
 		case "nobody":
-			fmt.Fprintln(a.err, "boards obey anybody who can write to their broker: name this key by covey trust root rotate --director, sign, push")
+			fmt.Fprintln(a.err, "boards obey anybody who can write to their broker: name this key by --director of covey trust init, or of covey trust root rotate, sign, push")
 		case "other":
 			fmt.Fprintln(a.err, "boards obey another controller: name this key by covey trust root rotate --director, sign, push")
 		}

@@ -99,7 +99,22 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.PersistentFlags().StringVar(&a.data, "data", "", "data folder of a controller on this machine, instead of a login")
-	root.AddCommand(a.login(), a.logout(), a.device(), a.group(), a.release(), a.set(), a.rollout(), a.apply(), a.home(), a.token(), a.trust(), a.stage())
+	for _, part := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"boards", "Boards:", []*cobra.Command{a.device(), a.group()}},
+		{"releases", "Releases:", []*cobra.Command{a.release(), a.trust()}},
+		{"rollouts", "Bring releases to boards:", []*cobra.Command{a.set(), a.rollout(), a.apply()}},
+		{"people", "People, programs and houses:", []*cobra.Command{a.login(), a.logout(), a.token(), a.home()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: part.id, Title: part.title})
+		for _, c := range part.commands {
+			c.GroupID = part.id
+			root.AddCommand(c)
+		}
+	}
+	root.AddCommand(a.stage())
 	return root
 }
 

@@ -85,6 +85,8 @@ func (p *policyFlags) add(c *cobra.Command) {
 	f.StringVar(&p.bytesMax, "bytes-max", "", "what a device may download for it: 20M")
 	f.IntVar(&p.shadow, "shadow", 0, "frames on which it is held against what runs, before the switch")
 	c.MarkFlagsMutuallyExclusive("policy", "all-at-once", "phases")
+	completeFlag(c, "on-error", string(policy.Pause), string(policy.Abort), string(policy.Revert))
+	completeFlag(c, "approval", "operator", "admin")
 }
 
 // policy is what file and flags say together.

@@ -24,7 +24,7 @@ import (
 )
 
 func (a *app) release() *cobra.Command {
-	return group("release", "Make, check, sign and push models, and look at what was pushed",
+	return group("release", "Make, check, sign and push releases, and look at what was pushed",
 		a.releaseInit(), a.releaseBuild(), a.releaseSchema(), a.releaseCheck(), a.releaseDiff(), a.releaseSign(), a.releaseWithdraw(), a.releasePush(), a.releaseList(), a.releaseShow())
 }
 
@@ -32,9 +32,9 @@ func (a *app) releasePush() *cobra.Command {
 	var d release.Defaults
 	var labelFile string
 	c := &cobra.Command{
-		Use: "push <folder|file>", Short: "Push a model to the controller", Args: cobra.ExactArgs(1),
-		Long: `Push a model to the controller. A folder holds the model files, perhaps labels.txt,
-perhaps a release.json that says more. Files that the controller has are not sent
+		Use: "push <folder|file>", Short: "Push a release to the controller", Args: cobra.ExactArgs(1),
+		Long: `Push a release to the controller: a model file, or a folder with model files, perhaps
+labels.txt, perhaps a release.json that says more. Files that the controller has are not sent
 again, and a push that was cut goes on where it ended. Nothing changes on any
 board until covey set.`,
 		Example: `  covey release push mobilenet_v1.tflite --version 1.0.0
@@ -216,7 +216,7 @@ func (a *app) releaseList() *cobra.Command {
 
 func (a *app) releaseShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show <release>", Short: "Show a release and its files", Args: cobra.ExactArgs(1),
+		Use: "show <release>", Short: "Show a release and its files", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeRelease,
 		Long:    "Show a release and its files. A release is named name@version, name (the newest),\nor by the beginning of its digest.",
 		Example: "  covey release show mobilenet@1.0.0\n  covey release show 3f2a9c01",
 		RunE: do(func(ctx context.Context, args []string) error {

@@ -33,7 +33,7 @@ devices, covey rollout start goes in phases.
 		Example: `  covey set pi-porch cam=mobilenet@1.1.0 --wait
   covey set 'site == berlin and arch == arm64' cam=mobilenet --dry-run
   covey set all cam=3f2a9c01 --yes`,
-		ValidArgsFunction: a.completeDevice,
+		ValidArgsFunction: a.completeBring,
 	}
 	b.add(c)
 	c.Flags().BoolVar(&b.dry, "dry-run", false, "only say what would be done")
@@ -209,7 +209,7 @@ func (a *app) rolloutPlan() *cobra.Command {
 		Use: "plan <device|query> <pipeline>=<release>", Short: "Say what a rollout would do, and do nothing", Args: cobra.ExactArgs(2),
 		Long:              "Name every device with its phase, what it runs, what it would run, how much it would\ndownload, or why it cannot. Nothing is changed.\n\n" + policyHelp,
 		Example:           "  covey rollout plan site=berlin cam=mobilenet\n  covey rollout plan all cam=mobilenet@1.1.0 --policy careful.yaml --json",
-		ValidArgsFunction: a.completeDevice,
+		ValidArgsFunction: a.completeBring,
 	}
 	p.add(c)
 	c.RunE = do(func(ctx context.Context, args []string) error {
@@ -232,7 +232,7 @@ func (a *app) rolloutStart() *cobra.Command {
   covey rollout start site=berlin cam=mobilenet --phases 2,20%,100% --soak 1h --on-error revert
   covey rollout start all cam=mobilenet --stage --rate 200k       # download now, activate later
   covey rollout start all cam=mobilenet --policy careful.yaml --start 2026-01-31T02:00:00Z`,
-		ValidArgsFunction: a.completeDevice,
+		ValidArgsFunction: a.completeBring,
 	}
 	p.add(c)
 	b.add(c)
@@ -262,7 +262,7 @@ var orders = []order{
 
 func (a *app) rolloutOrder(o order) *cobra.Command {
 	return &cobra.Command{
-		Use: o.name + " <rollout>", Short: o.short, Args: cobra.ExactArgs(1), Long: o.long,
+		Use: o.name + " <rollout>", ValidArgsFunction: a.completeRollout, Short: o.short, Args: cobra.ExactArgs(1), Long: o.long,
 		Example: "  covey rollout " + o.name + " ro-abcdefghijklmnop",
 		RunE: do(func(ctx context.Context, args []string) error {
 			c, err := a.client()
@@ -314,7 +314,7 @@ func (a *app) rolloutList() *cobra.Command {
 func (a *app) rolloutShow() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
-		Use: "show <rollout>", Short: "Show a rollout: phases, gates, devices, and who did what", Args: cobra.ExactArgs(1),
+		Use: "show <rollout>", Short: "Show a rollout: phases, gates, devices, and who did what", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeRollout,
 		Example: "  covey rollout show ro-abcdefghijklmnop\n  covey rollout show ro-abcdefghijklmnop --json | jq .policy",
 		RunE: do(func(ctx context.Context, args []string) error {
 			c, err := a.client()
@@ -435,7 +435,7 @@ func outcome(x v1.Execution) string {
 
 func (a *app) rolloutWatch() *cobra.Command {
 	return &cobra.Command{
-		Use: "watch <rollout>", Short: "Follow a rollout to its end", Args: cobra.ExactArgs(1),
+		Use: "watch <rollout>", Short: "Follow a rollout to its end", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeRollout,
 		Long:    "Print a line whenever a device or a phase gets on, until the rollout is over or waits\nfor somebody. The exit code is 0 when every device is done, 6 when not. With --json: one\nobject a line.",
 		Example: "  covey rollout watch ro-abcdefghijklmnop",
 		RunE: do(func(ctx context.Context, args []string) error {

@@ -25,6 +25,7 @@ and lets houses in as well.`,
   covey token add grafana > grafana.token`,
 	}
 	c.Flags().StringVar(&role, "role", "viewer", "viewer, operator or admin")
+	completeFlag(c, "role", "viewer", "operator", "admin")
 	c.RunE = do(func(ctx context.Context, args []string) error {
 		c, err := a.client()
 		if err != nil {
