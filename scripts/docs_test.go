@@ -20,8 +20,8 @@ type block struct {
 
 // TestDocs holds the documents against the programs: links lead somewhere, every
 // command and flag that is shown exists, "sh run" blocks run, "yaml agent" blocks are
-// configurations that the agent takes, and "yaml policy" and "yaml apply" blocks files
-// that covey takes.
+// configurations that the agent takes, "yaml policy" and "yaml apply" blocks files that
+// covey takes, and "yaml controller" blocks configurations that covey-fleet takes.
 func TestDocs(t *testing.T) {
 	files := documents(t)
 	t.Run("links", func(t *testing.T) { checkLinks(t, files) })
@@ -46,9 +46,11 @@ func TestDocs(t *testing.T) {
 		case b.info == "yaml agent":
 			checkConfig(t, b, bin)
 		case b.info == "yaml policy":
-			checkFile(t, b, bin, "rollout", "plan", "all", "cam=birds", "--policy")
+			checkFile(t, b, "not logged in", bin+"/covey", "rollout", "plan", "all", "cam=birds", "--policy")
 		case b.info == "yaml apply":
-			checkFile(t, b, bin, "apply", "--dry-run", "-f")
+			checkFile(t, b, "not logged in", bin+"/covey", "apply", "--dry-run", "-f")
+		case b.info == "yaml controller":
+			checkFile(t, b, "/dev/null", bin+"/covey-fleet", "serve", "--data", "/dev/null", "--config")
 		}
 		if b.info == "sh run" {
 			t.Run(filepath.Base(b.file), func(t *testing.T) { runBlock(t, b) })
@@ -131,9 +133,9 @@ func TestPipelineKeys(t *testing.T) {
 
 // TestDocsCatch shows that the test sees a command, a flag and a link that are not.
 func TestDocsCatch(t *testing.T) {
-	text := "covey-agent check --config a.yaml # why\n./scripts/demo --keep \\\n  --more\nx=1 covey device list | head\n"
+	text := "covey-agent check --config a.yaml # why\n./scripts/demo --keep \\\n  --more\nx=1 covey device list | head && covey login\n"
 	got := commands(text)
-	want := [][]string{{"covey-agent", "check", "--config", "a.yaml"}, {"demo", "--keep", "--more"}, {"covey", "device", "list"}}
+	want := [][]string{{"covey-agent", "check", "--config", "a.yaml"}, {"demo", "--keep", "--more"}, {"covey", "device", "list"}, {"covey", "login"}}
 	if !slices.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("commands: got %q", got)
 	}
@@ -254,12 +256,14 @@ func fenced(t *testing.T, file string) (blocks []block) {
 
 var program = regexp.MustCompile(`^(?:"?\$COVEY_BIN"?/|bin/)?(covey|covey-agent|covey-fleet)$|^\./scripts/([a-z0-9]+)$`)
 
+var separators = regexp.MustCompile(`\||&&|;`)
+
 // commands is the words of every command of ours in a shell text.
 func commands(text string) (found [][]string) {
 	text = strings.ReplaceAll(text, "\\\n", " ")
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, " #")
-		for part := range strings.SplitSeq(line, "|") {
+		for _, part := range separators.Split(line, -1) {
 			words := strings.Fields(part)
 			for i, w := range words {
 				if m := program.FindStringSubmatch(w); m != nil {
@@ -334,18 +338,20 @@ func checkConfig(t *testing.T, b block, bin string) {
 	}
 }
 
-// checkFile lets covey read a file. It reads it before it looks for a controller, and
-// there is none.
-func checkFile(t *testing.T, b block, bin string, args ...string) {
+// checkFile lets a program read a file. It reads it before it needs what is not here: a
+// controller, or a folder for its data. then is what it says of that.
+func checkFile(t *testing.T, b block, then, program string, args ...string) {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file.yaml")
-	if err := os.WriteFile(path, []byte(b.text), 0o600); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{path: b.text, dir + "/chat.secret": strings.Repeat("5", 64)} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	cmd := exec.Command(bin+"/covey", append(args, path)...)
+	cmd := exec.Command(program, append(args, path)...)
 	cmd.Env = []string{"HOME=" + dir, "XDG_CONFIG_HOME=" + dir}
-	if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), "not logged in") {
+	if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), then) {
 		t.Errorf("%s:%d: %s", b.file, b.line, out)
 	}
 }
