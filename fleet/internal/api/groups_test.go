@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/covey-edge/covey/fleet/internal/api/v1"
 	"github.com/covey-edge/covey/fleet/internal/auth"
+	"github.com/covey-edge/covey/fleet/internal/policy"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -57,6 +58,23 @@ func TestGroupsAreOneLanguage(t *testing.T) {
 	c.call("POST", "/v1/rollouts", v1.Set{Query: query, Pipeline: "cam", Release: "m"}, http.StatusCreated, &r)
 	if len(p.Targets) != 2 || len(r.Executions) != 2 || r.Executions[1].Device != "pi-3" {
 		t.Errorf("plan %+v, rollout %+v", p.Targets, r.Executions)
+	}
+
+	// Only a rollout to a dynamic group itself goes on asking it, unless its policy says otherwise.
+	for _, x := range []struct {
+		query string
+		how   policy.Policy
+		want  policy.Membership
+	}{
+		{"@both", policy.Policy{}, policy.Dynamic},
+		{"@both", policy.Policy{Membership: policy.Snapshot}, policy.Snapshot},
+		{"@cams", policy.Policy{}, policy.Snapshot},
+		{query, policy.Policy{}, policy.Snapshot},
+	} {
+		c.call("POST", "/v1/rollouts", v1.Set{Query: x.query, Pipeline: "cam", Release: "m", Policy: &x.how, Draft: true}, http.StatusCreated, &r)
+		if r.Policy.Membership != x.want {
+			t.Errorf("rollout to %s with %+v is %s, want %s", x.query, x.how, r.Policy.Membership, x.want)
+		}
 	}
 
 	// What was set first stays what it is where it is used.

@@ -66,7 +66,7 @@ func (a *API) commands() []command {
 // A plan is what is found out before a rollout.
 type plan struct {
 	entry   rollout.Entry
-	policy  policy.Policy
+	policy  policy.Policy // as it was said: what is absent may depend on the group
 	devices []registry.Device
 	targets []rollout.Target
 }
@@ -83,7 +83,7 @@ func (a *API) plan(set v1.Set) (p plan, err error) {
 	if err := how.Validate(); err != nil {
 		return p, err
 	}
-	how = how.Filled()
+	site := how.Filled().SiteLabel
 	devices, err := a.group(set.Query)
 	if err != nil {
 		return p, err
@@ -94,7 +94,7 @@ func (a *API) plan(set v1.Set) (p plan, err error) {
 		if err != nil {
 			return p, err
 		}
-		cs[i] = rollout.Candidate{Device: d.ID, Online: d.Online(), Site: d.Labels[how.SiteLabel], Revoked: !d.Revoked.IsZero(), Hello: d.Hello, Reported: d.Reported}
+		cs[i] = rollout.Candidate{Device: d.ID, Online: d.Online(), Site: d.Labels[site], Revoked: !d.Revoked.IsZero(), Hello: d.Hello, Reported: d.Reported}
 		if wish, ok := w.Pipelines[set.Pipeline]; ok {
 			cs[i].Wish = &wish
 		}
@@ -129,11 +129,12 @@ func (a *API) planRollout(_ context.Context, in *struct{ Body v1.Set }) (*body[v
 		return nil, err
 	}
 	out.Seconds = int64(rollout.Expected(p.policy, p.targets).Seconds())
+	phases := p.policy.Filled().Phases
 	for i, t := range p.targets {
 		d := deviceOf(p.devices[i], wire.DesiredSigned{}, p.devices[i].LastSeen)
 		v := v1.Target{Device: t.Device, State: d.State, Now: slotOf(t.Now), Variant: t.Variant, Bytes: t.Bytes, Attempt: t.Attempt, Refusal: t.Refusal}
 		if t.Phase >= 0 {
-			v.Phase = p.policy.Phases[t.Phase].Name
+			v.Phase = phases[t.Phase].Name
 		}
 		out.Targets = append(out.Targets, v)
 	}
