@@ -95,22 +95,10 @@ func TestCrashingModels(t *testing.T) {
 // what is written behind their bytes.
 func doomedAgent(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	for _, name := range []string{"covey-agent", "covey-runner-jpeg", "lib/libtensorflowlite_c.so"} {
-		b, err := os.ReadFile(program(t, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "covey-runner-tflite"), "./testdata/doomedrunner")
+	agent := agentWith(t, "covey-runner-jpeg", "lib/libtensorflowlite_c.so")
+	build := exec.Command("go", "build", "-o", filepath.Join(filepath.Dir(agent), "covey-runner-tflite"), "./testdata/doomedrunner")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	return filepath.Join(dir, "covey-agent")
+	return agent
 }
