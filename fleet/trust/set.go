@@ -81,7 +81,7 @@ func (s Set) roots(list [][]byte, now time.Time) (*verified, []byte, error) {
 	}
 	tm, err := trustedmetadata.New(root)
 	if err == nil {
-		err = errors.Join(keysMatch(tm.Root.Signed.Keys), exact(tm.Root, root))
+		err = errors.Join(keysMatch(tm.Root.Signed.Keys), exact(tm.Root, root), directs(&tm.Root.Signed))
 	}
 	if err != nil {
 		return nil, nil, refused("root.json", err)
@@ -100,7 +100,7 @@ func (s Set) roots(list [][]byte, now time.Time) (*verified, []byte, error) {
 		}
 		next, err := tm.UpdateRoot(b)
 		if err == nil {
-			err = errors.Join(keysMatch(next.Signed.Keys), exact(next, b))
+			err = errors.Join(keysMatch(next.Signed.Keys), exact(next, b), directs(&next.Signed))
 		}
 		if err != nil {
 			return nil, nil, refused(fmt.Sprintf("root.json %d", version), err)
@@ -394,6 +394,16 @@ func (s Set) VerifyDirected(document []byte) (json.RawMessage, error) {
 type directed struct {
 	Signed     json.RawMessage      `json:"signed"`
 	Signatures []metadata.Signature `json:"signatures"`
+}
+
+// directs refuses a root that names a director in a way that cannot be read: as one that
+// names none, it would let anybody's orders count.
+func directs(root *metadata.RootType) error {
+	if _, ok := root.UnrecognizedFields[directorField]; !ok {
+		return nil
+	}
+	_, err := directorOf(root)
+	return err
 }
 
 // directorOf is the director's role in a root.

@@ -612,6 +612,34 @@ func TestDirected(t *testing.T) {
 	}
 }
 
+// A root that names a director in a way that nobody can read does not name none: then
+// anybody's orders would count.
+func TestBrokenDirector(t *testing.T) {
+	for name, role := range map[string]any{
+		"threshold 0": map[string]any{"keyids": []any{}, "threshold": 0}, "too few keys": map[string]any{"keyids": []any{"a"}, "threshold": 2},
+		"a text": "a", "nothing": nil, "a list": []any{}, "other types": map[string]any{"keyids": "a", "threshold": "1"},
+	} {
+		f := newFleet(t)
+		f.allow(release("birds", "1.0.0", 1), day0)
+		f.r.root.Signed.UnrecognizedFields[directorField] = role
+		b := f.signAll(day0)
+		wantRefused(t, f.device(), b, day0, hal.CodeTrust)
+
+		f = newFleet(t)
+		f.allow(release("birds", "1.0.0", 1), day0)
+		b = f.signAll(day0)
+		s := must(t, f.device(), b, day0)
+		if err := f.r.Rotate(f.setup(), day0); err != nil {
+			t.Fatal(err)
+		}
+		f.r.root.Signed.UnrecognizedFields[directorField] = role
+		b = f.signAll(day0)
+		if next, err := s.Update(b, day0); hal.CodeOf(err) != hal.CodeTrust || len(next.Director()) != 1 {
+			t.Errorf("%s: %v, directors %v", name, err, next.Director())
+		}
+	}
+}
+
 // A store that was torn, or rotted, is recovered from the one before, or by the next
 // bundle, and never stands in the way.
 func TestStoreRecovers(t *testing.T) {
