@@ -116,7 +116,7 @@ func (s *settings) Prepare(_ context.Context, _ string, f update.Files) (update.
 		return nil, err
 	}
 	if _, err := s.local.with(f.Slot.Name+" "+f.Slot.Version, text); err != nil {
-		return nil, &hal.Error{Code: hal.CodeConfig, Text: err.Error(), Err: err}
+		return nil, err
 	}
 	return configuration{f.Slot.Release}, nil
 }

@@ -39,6 +39,15 @@ const maxGatings = 64
 // of the 95 % interval.
 const z = 1.959964
 
+// A device's trial is held against what it ran before from so many runs on each side,
+// as the device itself does; with fewer it has not measured. Slow models give few runs:
+// of a trial's times fewer are enough. A difference of medians below tie, ms, is none.
+const (
+	minRuns  = 20
+	minTimes = 9
+	tie      = 1.0
+)
+
 // lower is Wilson's lower bound of a share, of which k of n were seen, in a
 // population of all; all of 0 is one without end. When everybody has been seen there
 // is nothing left to guess, and the bound is the share itself: so a phase of one
@@ -91,7 +100,7 @@ func (n *next) limits(phase int) (list []limit) {
 	})
 	add("slower", g.Slower > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
 		t, b := trial(x), former(x)
-		return t.Runs > 0 && b.Runs > 0 && b.P50 > 0, t.P50*100 <= b.P50*g.Slower
+		return t.Runs >= minTimes && b.Runs >= minRuns && b.P50 > 0, t.P50*100 <= b.P50*g.Slower || t.P50-b.P50 < tie
 	})
 	add("latency", g.LatencyMS > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
 		t := trial(x)
@@ -106,7 +115,7 @@ func (n *next) limits(phase int) (list []limit) {
 	})
 	add("score", g.Score > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
 		t, b := trial(x), former(x)
-		return t.Runs > 0 && b.Score > 0, t.Score*100 >= b.Score*g.Score
+		return t.Runs >= minRuns && b.Runs >= minRuns && b.Score > 0, t.Score*100 >= b.Score*g.Score
 	})
 	add("temp", g.TempMax > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
 		if x.Evidence == nil || x.Evidence.Temp == nil {

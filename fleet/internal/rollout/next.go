@@ -199,7 +199,7 @@ func (n *next) phase(i int, ts []tally) (passed bool) {
 		n.enter(p, PhaseSoaking)
 	}
 	if p.State == PhaseSoaking {
-		if end := p.Since.Add(time.Duration(spec.Soak)); n.f.Now.Before(end) {
+		if end := p.Since.Add(time.Duration(spec.Soak)); n.f.Now.Before(end) && !leadsNowhere(i, ts) {
 			p.Reason = "is looked at until " + end.UTC().Format(time.RFC3339)
 			n.wake(end)
 			return false
@@ -218,6 +218,12 @@ func (n *next) phase(i int, ts []tally) (passed bool) {
 		n.wakeForAway()
 	}
 	return false
+}
+
+// leadsNowhere says whether the phases after phase i have no device: then there is
+// nothing to look at it for.
+func leadsNowhere(i int, ts []tally) bool {
+	return i < len(ts)-1 && !slices.ContainsFunc(ts[i+1:], func(t tally) bool { return t.members > 0 })
 }
 
 func (n *next) enter(p *Phase, s PhaseState) { p.State, p.Since = s, n.f.Now }

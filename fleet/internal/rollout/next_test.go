@@ -227,10 +227,14 @@ func TestGates(t *testing.T) {
 	measured := func(v wire.Digest, p50, before float64) func(*Execution) {
 		return func(x *Execution) {
 			x.Variant = v
-			x.Evidence = &wire.Evidence{Model: v, Trial: &wire.Measure{Runs: 9, P50: p50, Score: p50 / 100}, Before: &wire.Measure{Runs: 9, P50: before, Score: 0.5}, Shadow: &wire.Agreement{Frames: 100, Agreed: int(p50)}}
+			x.Evidence = &wire.Evidence{Model: v, Trial: &wire.Measure{Runs: 20, P50: p50, Score: p50 / 100}, Before: &wire.Measure{Runs: 20, P50: before, Score: 0.5}, Shadow: &wire.Agreement{Frames: 100, Agreed: int(p50)}}
 			temp := p50
 			x.Evidence.Temp = &temp
 		}
+	}
+	hardly := func(x *Execution) {
+		measured(one, 30, 10)(x)
+		x.Evidence.Trial.Runs, x.Evidence.Before.Runs = 8, 600
 	}
 	few := 5.0
 	for _, tc := range []struct {
@@ -244,6 +248,8 @@ func TestGates(t *testing.T) {
 	}{
 		{"slower", policy.Gates{Slower: 150}, "dd", map[int]func(*Execution){0: measured(one, 10, 10), 1: measured(one, 15, 10)}, nil, "passed", ""},
 		{"too slow", policy.Gates{Slower: 150}, "dd", map[int]func(*Execution){0: measured(one, 10, 10), 1: measured(one, 16, 10)}, nil, "failed", "slower: 1 of 2 devices of variant aaaaaaaa"},
+		{"slower by less than a millisecond", policy.Gates{Slower: 150}, "d", map[int]func(*Execution){0: measured(one, 1.3, 0.4)}, nil, "passed", ""},
+		{"slower in a few runs", policy.Gates{Slower: 150, Score: 90}, "d", map[int]func(*Execution){0: hardly}, nil, "passed", ""},
 		{"one variant is too slow", policy.Gates{Slower: 150, Share: 60}, "ddddd", map[int]func(*Execution){
 			0: measured(one, 10, 10), 1: measured(one, 10, 10), 2: measured(one, 10, 10), 3: measured(one, 10, 10), 4: measured(two, 20, 10),
 		}, nil, "failed", "0 of 1 device of variant bbbbbbbb"},
