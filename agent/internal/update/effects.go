@@ -472,7 +472,7 @@ func (j *journey) beginTrial() {
 	vitals, temp := j.l.c.Vitals(j.name), j.l.c.Temperature()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.trial, j.since, j.score, j.enough = p.Candidate.Release, time.Now(), Probation{}, enough(j.limits())
+	j.trial, j.since, j.score, j.enough = p.Candidate.Release, time.Now(), Probation{}, enough(j.limits(p))
 	j.record.freeze(p.Active, p.Candidate.Release, vitals, temp, p.Exec.Evidence)
 }
 

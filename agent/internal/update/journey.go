@@ -173,7 +173,7 @@ func (j *journey) next() Step {
 	defer j.mu.Unlock()
 	o.Probation = j.score
 	if j.state == wire.Probation {
-		o.Probation.Limits = j.limits()
+		o.Probation.Limits = j.limits(s.Pipelines[j.name])
 		o.Probation.Seen = j.record.look(vitals, temp)
 		o.Probation.Results, o.Probation.Window = enough(o.Probation.Limits), time.Duration(o.Probation.Limits.Seconds)*time.Second
 	}

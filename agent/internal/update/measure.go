@@ -231,10 +231,11 @@ func (j *journey) budget(f Files) {
 	j.record.own = f.Variant
 }
 
-// limits of the execution under way. The caller holds mu.
-func (j *journey) limits() wire.ProbationLimits {
+// limits of p's execution. The caller holds mu, which runs of models wait for: so the
+// state, which may be on its way to a slow disk, is not asked here.
+func (j *journey) limits(p slots.Pipeline) wire.ProbationLimits {
 	var want *wire.ProbationLimits
-	if e := j.pipeline().Exec; e != nil {
+	if e := p.Exec; e != nil {
 		want = e.Want.Probation
 	}
 	return limitsOf(want, j.l.c.ProbationResults, j.l.c.ProbationWindow, j.record.own)
