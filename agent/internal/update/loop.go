@@ -179,6 +179,10 @@ func (l *Loop) latest(s slots.State) slots.State {
 	return s
 }
 
+// maxLeap is how far a revision may be ahead of the last: no controller counts so many,
+// and one whose key was stolen is not locked out for ever by a last one of the thief's.
+const maxLeap = 1 << 32
+
 // check refuses a document that is not for this board, or older than one that
 // was taken in, or not whole.
 func (l *Loop) check(d wire.DesiredSigned) error {
@@ -192,6 +196,8 @@ func (l *Loop) check(d wire.DesiredSigned) error {
 		return &hal.Error{Code: hal.CodeExpired, Text: fmt.Sprintf("desired document expired %s; what runs goes on", d.Expires.UTC().Format(time.RFC3339))}
 	case d.Rev < have:
 		return &hal.Error{Code: hal.CodeRollback, Text: fmt.Sprintf("offered desired rev %d, have %d: the controller must count on from there", d.Rev, have)}
+	case d.Rev-have > maxLeap:
+		return &hal.Error{Code: hal.CodeRollback, Text: fmt.Sprintf("offered desired rev %d, have %d: that would use up the revisions, the controller must count on from there", d.Rev, have)}
 	}
 	for name, r := range d.Pipelines {
 		switch {

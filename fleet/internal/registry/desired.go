@@ -93,7 +93,7 @@ func (r *Registry) ChangeDesired(id wire.DeviceID, fn func(*wire.DesiredSigned) 
 }
 
 // maxRev is higher than any revision that ever was.
-const maxRev = 1 << 53
+const maxRev = 1 << 62
 
 // bucketRev holds the last revision of a device for good: id → uint64.
 const bucketRev = "reg.rev"
