@@ -140,9 +140,7 @@ func (a *agent) build() error {
 	if err != nil {
 		return err
 	}
-	if err := a.configure(state, blobs); err != nil {
-		return err
-	}
+	a.configure(state, blobs)
 	a.Engines = a.ladders()
 	start := startID()
 	var offers []uplink.Pipeline
@@ -153,10 +151,7 @@ func (a *agent) build() error {
 	if a.uplink, err = uplink.New(a.uplinkConfig(offers)); err != nil {
 		return err
 	}
-	vouch, err := a.voucher()
-	if err != nil {
-		return err
-	}
+	vouch := a.voucher()
 	c := update.Config{
 		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
 		Fetcher: fetcher{a}, Installer: installer{a.stations, a.settings}, Steps: a.uplink, Log: a.Log,

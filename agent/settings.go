@@ -31,27 +31,30 @@ type settings struct {
 }
 
 // configure reads what the fleet has configured and makes a.File of it. A release on
-// trial is counted before it can do any harm.
-func (a *agent) configure(state *slots.Store, blobs *blob.Store) error {
+// trial is counted before it can do any harm; on a disk that does not take the count it
+// is not tried.
+func (a *agent) configure(state *slots.Store, blobs *blob.Store) {
 	a.settings = &settings{local: a.File}
 	p := state.State().Pipelines[wire.ConfigPipeline]
 	if a.Fleet == nil || a.File.closed() {
-		return nil
+		return
 	}
+	slot := p.Active
 	if update.OnTrial(p) {
 		err := state.Update(func(s slots.State) slots.State {
 			p = s.Pipelines[wire.ConfigPipeline].Booted()
 			return s.With(wire.ConfigPipeline, p)
 		})
 		if err != nil {
-			return err
+			a.Log.Error().Err(err).Msg("the fleet's configuration on trial is not used: its start cannot be counted")
+		} else {
+			slot = update.AtStart(p)
 		}
 	}
-	slot := update.AtStart(p)
 	file, err := a.fleetFile(blobs, slot)
 	if err != nil { // the loop finds it out again, and reports it
 		a.Log.Error().Err(err).Msg("the fleet's configuration is not used")
-		return nil
+		return
 	}
 	if slot != nil {
 		a.settings.release = slot.Release
@@ -64,7 +67,6 @@ func (a *agent) configure(state *slots.Store, blobs *blob.Store) error {
 		a.settings.changed = differ(before.Pipelines, file.Pipelines)
 	}
 	a.File = file
-	return nil
 }
 
 // fleetFile is the board's file with what a release adds to it. nil adds nothing.

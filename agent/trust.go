@@ -18,20 +18,20 @@ import (
 func TrustPath(data string) string { return filepath.Join(data, "trust.json") }
 
 // voucher is for a board that was told who signs when it joined; nil for others.
-func (a *agent) voucher() (*voucher, error) {
+func (a *agent) voucher() *voucher {
 	if a.TrustRoot == "" {
-		return nil, nil
+		return nil
 	}
 	v := &voucher{store: trust.Store{FS: a.FS, Path: TrustPath(a.File.Data)}, pilot: a.File.Fleet.Channel == PilotChannel}
 	set, damage, err := v.store.Load(trust.Fingerprint(a.TrustRoot))
-	if err != nil {
-		return nil, err
+	if err != nil { // what runs goes on; nothing new is installed until the fleet has sent it again
+		set, damage = trust.New(trust.Fingerprint(a.TrustRoot)), err
 	}
 	if damage != nil {
 		a.Log.Error().Err(damage).Msg("what was signed is damaged on the disk; the fleet sends it again")
 	}
 	v.set = set
-	return v, nil
+	return v
 }
 
 // A voucher is an update.Voucher that remembers on the board's disk.
