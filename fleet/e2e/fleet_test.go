@@ -130,9 +130,13 @@ func (n *nation) board(i int) *edge {
 	}
 	lines = append(lines, "pipelines:", "  cam:")
 	if i < pictured {
-		lines = append(lines, "    source: {type: folder, path: "+pictures(n.t, 2, peacock)+", loop: true, fps: 5}", "    accelerator: xnnpack", "    memory: 600MB")
+		fps := 5
+		if i == 0 {
+			fps = 10
+		}
+		lines = append(lines, fmt.Sprintf("    source: {type: folder, path: %s, loop: true, fps: %d}", pictures(n.t, 2, peacock), fps), "    accelerator: xnnpack", "    memory: 600MB")
 	} else {
-		lines = append(lines, "    source: {type: synthetic, width: 64, height: 48, fps: 5}", "    accelerator: cpu")
+		lines = append(lines, "    source: {type: synthetic, width: 64, height: 48, fps: 10}", "    accelerator: cpu")
 	}
 	e := newEdge(n.t, n.c, fmt.Sprintf("pi-%02d", i), lines...)
 	if e.agent = n.light; i < pictured {
@@ -440,7 +444,7 @@ func (e *ear) since(from time.Time) []heardResult {
 // await waits for n results from now on that are as wanted.
 func (e *ear) await(n int, what string, ok func(heardResult) bool) {
 	e.t.Helper()
-	from, end := time.Now(), time.After(time.Minute)
+	from, end := time.Now(), time.After(2*time.Minute)
 	for {
 		e.mu.Lock()
 		bell := e.bell
@@ -457,7 +461,7 @@ func (e *ear) await(n int, what string, ok func(heardResult) bool) {
 		select {
 		case <-bell:
 		case <-end:
-			e.t.Fatalf("%d of %d results of %s within a minute", k, n, what)
+			e.t.Fatalf("%d of %d results of %s within two minutes", k, n, what)
 		}
 	}
 }
