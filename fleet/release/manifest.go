@@ -12,6 +12,8 @@ const (
 	MaxFile     = 1 << 30 // bytes, of one file
 	MaxFiles    = 64
 	MaxConfig   = 256 << 10 // bytes, of a configuration
+	MaxLabels   = 4 << 20   // bytes, of the labels; the agent has them in memory
+	MaxSample   = 64 << 20  // bytes, of one tensor of a golden sample; as well
 )
 
 // A Manifest describes a release: of a model, or of configuration. The canonical

@@ -390,3 +390,30 @@ func TestCompare(t *testing.T) {
 	}
 	wantCode(t, release.CompareLabel("cat", "parrot"), hal.CodeGolden)
 }
+
+// What the agent has in memory as a whole is bounded more closely than models are.
+func TestBounds(t *testing.T) {
+	file := func(name string, length int64) release.File {
+		blocks := (length + wire.BlockSize - 1) / wire.BlockSize
+		return release.File{Name: name, SHA256: strings.Repeat("ab", 32), Length: length, Blocks: make([]byte, 32*blocks)}
+	}
+	model := release.Variant{Engine: "tflite", File: release.File{Name: "m.tflite", SHA256: strings.Repeat("cd", 32), Length: 1, Blocks: make([]byte, 32)}}
+	for name, c := range map[string]struct {
+		length int64
+		put    func(*release.Manifest, release.File)
+	}{
+		"labels": {release.MaxLabels, func(m *release.Manifest, f release.File) { m.Labels = &f }},
+		"sample": {release.MaxSample, func(m *release.Manifest, f release.File) {
+			m.Golden = []release.Golden{{Inputs: []release.File{f}, Label: "x"}}
+		}},
+	} {
+		for over := range int64(2) {
+			m := release.Manifest{V: 1, Name: "birds", Version: "1.0.0", Variants: []release.Variant{model}}
+			c.put(&m, file(name, c.length+over))
+			_, err := release.Parse(m.Canonical())
+			if over == 0 && err != nil || over == 1 && hal.CodeOf(err) != hal.CodeLength {
+				t.Errorf("%s, %d over its limit: %v", name, over, err)
+			}
+		}
+	}
+}

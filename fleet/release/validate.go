@@ -233,6 +233,16 @@ func (m *Manifest) validateFiles() error {
 		}
 		byName[f.Name], byHash[f.SHA256] = f, f
 	}
+	if l := m.Labels; l != nil && l.Length > MaxLabels {
+		return coded(hal.CodeLength, "labels %.80q have %d bytes: the limit is %d", l.Name, l.Length, MaxLabels)
+	}
+	for _, g := range m.Golden {
+		for _, f := range slices.Concat(g.Inputs, g.Outputs) {
+			if f.Length > MaxSample {
+				return coded(hal.CodeLength, "golden file %.80q has %d bytes: the limit is %d", f.Name, f.Length, MaxSample)
+			}
+		}
+	}
 	if len(byHash) > MaxFiles {
 		return coded(hal.CodeManifest, "%d files: the limit is %d", len(byHash), MaxFiles)
 	}
