@@ -5,6 +5,7 @@
 //   - what a device sends is taken in before the PUBACK, in OnPublish;
 //   - a client that does not read is cut off after two seconds, because whoever
 //     publishes to it waits for it;
+//   - packet ids of a client are not taken for those of messages to it;
 //   - retained messages never expire, packets and queues are bounded;
 //   - a client id belongs to one certificate, or to one user of a home.
 package broker

@@ -35,6 +35,7 @@ type conn struct {
 	net.Conn
 	welcome func() // ends the time as a stranger; may be called more than once
 	left    func() // of the client, called when all is over; set and used by the connection's goroutine
+	asked   alias  // same
 
 	mu    sync.Mutex
 	quota int // bytes that may still be read; negative: no limit

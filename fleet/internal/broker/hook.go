@@ -23,7 +23,8 @@ func (h *hook) ID() string { return "covey" }
 func (h *hook) Provides(what byte) bool {
 	switch what {
 	case mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablish, mqtt.OnSessionEstablished, mqtt.OnACLCheck, mqtt.OnPublish,
-		mqtt.OnWill, mqtt.OnWillSent, mqtt.OnClientExpired:
+		mqtt.OnWill, mqtt.OnWillSent, mqtt.OnClientExpired,
+		mqtt.OnPacketRead, mqtt.OnPacketEncode, mqtt.OnQosPublish:
 		return true
 	}
 	return false

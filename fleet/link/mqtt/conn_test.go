@@ -103,6 +103,38 @@ func TestHugePacketEndsTheConnection(t *testing.T) {
 	c.Until("down", func() bool { return c.Downs("at most 262144 are accepted") > 0 })
 }
 
+// Any answer to a subscription but a granted QoS is a refusal: some brokers say why,
+// with a code of MQTT 5.
+func TestUnknownCodeIsARefusal(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			packets.ReadPacket(c)
+			c.Write([]byte{0x20, 2, 0, 0}) // welcome
+			if s, ok := first(packets.ReadPacket(c)).(*packets.SubscribePacket); ok {
+				c.Write([]byte{0x90, 3, byte(s.MessageID >> 8), byte(s.MessageID), 0x91}) // packet id in use
+			}
+			io.Copy(io.Discard, c)
+			c.Close()
+		}
+	}()
+	c := linktest.Start(t, newLink(t, fast(l.Addr().String(), "c", false)), wire.Spec{
+		Subscribe: []wire.Subscription{{Filter: "t", QoS: 1}},
+		Up:        func() { t.Error("up, and nothing was granted") },
+	})
+	c.Until("down", func() bool { return c.Downs("refused by the broker") > 0 })
+}
+
+func first(p packets.ControlPacket, _ error) packets.ControlPacket { return p }
+
 // Nobody waits for a broker that takes nothing: writes end by their deadline,
 // and Publish never waits at all.
 func TestPublishNeverWaits(t *testing.T) {

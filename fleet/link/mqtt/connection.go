@@ -101,7 +101,7 @@ func (c *connection) subscribe(ctx context.Context) error {
 	}
 	granted := token.Result()
 	for _, s := range subs {
-		if code, ok := granted[s.Filter]; !ok || code == 0x80 {
+		if code, ok := granted[s.Filter]; !ok || code > 2 { // 0x80, but some brokers say others
 			return fmt.Errorf("subscribe %s: refused by the broker: check its access list for client %s", s.Filter, c.link.cfg.ClientID)
 		}
 	}
