@@ -191,7 +191,7 @@ func (b badRelease) try(t *testing.T, c *controller) {
 	r := c.set("pi-1", "cam", b.name+"@1.0.0", time.Minute)
 	wantEnd(t, r, b.state, b.code)
 	digest := ask[pushed](c, "release", "show", b.name+"@1.0.0").Digest
-	d := c.device("pi-1")
+	d := c.awaitReported("pi-1", r)
 	in := slices.ContainsFunc(d.Reported.Quarantine, func(q wire.Quarantined) bool { return q.Release == digest && isOne(q.Code, b.code) && q.Attempt == 1 })
 	if in != b.quarantine {
 		t.Errorf("quarantine is %+v: release %s in it %t, want %t", d.Reported.Quarantine, digest.Short(), in, b.quarantine)

@@ -109,6 +109,16 @@ func (c *controller) awaitDevice(id string, limit time.Duration, what string, ok
 	return d
 }
 
+// awaitReported waits until a device has reported the end of its execution: its step,
+// which ends a rollout that failed, may come before.
+func (c *controller) awaitReported(id string, r rollout) device {
+	c.t.Helper()
+	return c.awaitDevice(id, 20*time.Second, "reports its end", func(d device) bool {
+		p := d.Reported.Pipelines["cam"]
+		return p.Execution == r.Executions[0].ID && p.State.Terminal()
+	})
+}
+
 // A rollout as the operator sees it.
 type rollout struct {
 	ID         string            `json:"id"`
