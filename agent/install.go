@@ -199,9 +199,21 @@ func (n *noted) Decode(o task.Outputs, buf int, r *task.Result) error {
 	defer func() { n.tell(run) }()
 	err := n.decoder.Decode(o, buf, r)
 	if run.Err = err; err == nil && len(r.Items) > 0 {
-		run.Score, run.Scored = r.Items[0].Score, true
+		run.Score, run.Scored, run.Label = r.Items[0].Score, true, labelOf(&r.Items[0])
 	}
 	return err
+}
+
+// labelOf is a number for a label, or for a class that has none (FNV-1a).
+func labelOf(i *task.Item) uint32 {
+	if i.Label == "" {
+		return uint32(i.ID)
+	}
+	h := uint32(2166136261)
+	for k := range len(i.Label) {
+		h = (h ^ uint32(i.Label[k])) * 16777619
+	}
+	return h
 }
 
 // errPanic is how a run ends whose answer its decoder cannot bear.

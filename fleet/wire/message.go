@@ -224,6 +224,9 @@ type Evidence struct {
 	Before *Measure   `json:"before,omitempty"` // of what ran until then, over as many frames or fewer
 	Shadow *Agreement `json:"shadow,omitempty"`
 	Temp   *float64   `json:"temp,omitempty"` // °C, the highest in probation
+	// Drift is how far what it named first differs from what ran before, 0…1: half the
+	// sum of the differences of the labels' shares. nil: too few runs to say.
+	Drift *float64 `json:"drift,omitempty"`
 }
 
 // A Measure is how a model did over some frames.

@@ -247,6 +247,9 @@ func (c *checker) evidence(key string, e *Evidence) {
 	if e.Temp != nil {
 		c.within(key+".temp", *e.Temp, -60, 200)
 	}
+	if e.Drift != nil {
+		c.within(key+".drift", *e.Drift, 0, 1)
+	}
 }
 
 func (c *checker) measure(key string, m *Measure) {

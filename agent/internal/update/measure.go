@@ -16,6 +16,7 @@ type Run struct {
 	Engine time.Duration // inside the engine
 	Score  float32       // of the first item of its answer
 	Scored bool          // there was an item
+	Label  uint32        // of that item, as any number that labels differ by
 	Err    error         // why there is no answer; nil: there is one
 }
 
@@ -39,6 +40,7 @@ type tally struct {
 
 type sample struct {
 	ms, score      float32
+	label          uint32
 	scored, failed bool
 }
 
@@ -49,7 +51,7 @@ func (t *tally) begin(release wire.Digest) {
 
 // add takes in a run; a score that is no number is none.
 func (t *tally) add(r Run) {
-	s := sample{ms: float32(r.Engine) / 1e6, score: r.Score, scored: r.Scored && r.Score-r.Score == 0, failed: r.Err != nil}
+	s := sample{ms: float32(r.Engine) / 1e6, score: r.Score, label: r.Label, scored: r.Scored && r.Score-r.Score == 0, failed: r.Err != nil}
 	switch {
 	case t.ring == nil:
 		t.ring = append(make([]sample, 0, recent), s)
@@ -68,11 +70,13 @@ type Sample struct {
 	Fastest   float64 // ms
 	Scored    int     // answers with a score
 	Sum, Sum2 float64 // of the scores, and of their squares
+	// Labels is how often each label came first; nil where nobody counted.
+	Labels map[uint32]int
 }
 
 // sample sums a tally up. All but its memory is known then.
 func (t *tally) sample() Sample {
-	s := Sample{Measure: wire.Measure{Runs: len(t.ring)}}
+	s := Sample{Measure: wire.Measure{Runs: len(t.ring)}, Labels: map[uint32]int{}}
 	took := make([]float32, 0, len(t.ring))
 	for _, r := range t.ring {
 		switch {
@@ -81,6 +85,7 @@ func (t *tally) sample() Sample {
 			continue
 		case r.scored:
 			s.Scored++
+			s.Labels[r.label]++
 			s.Sum += float64(r.score)
 			s.Sum2 += float64(r.score) * float64(r.score)
 		}
@@ -104,6 +109,28 @@ func (t *tally) sample() Sample {
 	s.Fastest = at(0)
 	return s
 }
+
+// drifted is how far apart two samples are in what they named first: half the sum of
+// the differences of each label's share, 0…1, which is the total variation distance. nil
+// below driftRuns named on either side, where chance alone makes much of that.
+func drifted(before, trial Sample) *float64 {
+	if before.Labels == nil || before.Scored < driftRuns || trial.Scored < driftRuns {
+		return nil
+	}
+	sum := 0.0
+	for label, n := range before.Labels {
+		sum += math.Abs(float64(n)/float64(before.Scored) - float64(trial.Labels[label])/float64(trial.Scored))
+	}
+	for label, n := range trial.Labels {
+		if before.Labels[label] == 0 {
+			sum += float64(n) / float64(trial.Scored)
+		}
+	}
+	d := rounded(sum/2, 1e3)
+	return &d
+}
+
+const driftRuns = 100
 
 // remembered is a Sample of which only the measure is left, without its noise.
 func remembered(m *wire.Measure) Sample {
@@ -213,7 +240,7 @@ func (r *record) evidence(p slots.Pipeline) *wire.Evidence {
 	if r.tried.release == p.Candidate.Release {
 		trial := r.tried.sample()
 		trial.Memory = r.memory
-		e.Trial, e.Before, e.Temp = trial.measure(), r.before.measure(), r.hot
+		e.Trial, e.Before, e.Temp, e.Drift = trial.measure(), r.before.measure(), r.hot, drifted(r.before, trial)
 		if r.accel != "" {
 			e.Accel = string(r.accel)
 		}

@@ -56,6 +56,7 @@ type Gates struct {
 	LatencyMS float64  `json:"latency_ms,omitempty" minimum:"0" doc:"A device's p50 in trial"`
 	Agreement float64  `json:"agreement_percent,omitempty" minimum:"0" maximum:"100" doc:"Of a device's frames in shadow must agree"`
 	Score     float64  `json:"score_percent,omitempty" minimum:"0" doc:"A device's mean score must be so many percent of what it was"`
+	Drift     float64  `json:"drift_percent,omitempty" minimum:"0" maximum:"100" doc:"How far what a device's model names first may differ from before: 100 is entirely"`
 	TempMax   float64  `json:"temp_max,omitempty" minimum:"0" maximum:"200" doc:"°C of a board in trial"`
 
 	Share  float64 `json:"share_percent,omitempty" minimum:"0" maximum:"100" doc:"Of a variant's devices must keep to a limit: 90"`

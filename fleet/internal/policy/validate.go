@@ -134,6 +134,7 @@ func (c *checker) gates(key string, g *Gates) {
 	c.within(key+".slower_percent", g.Slower, 0, 1e5)
 	c.within(key+".latency_ms", g.LatencyMS, 0, 1e6)
 	c.percent(key+".agreement_percent", g.Agreement)
+	c.percent(key+".drift_percent", g.Drift)
 	c.within(key+".score_percent", g.Score, 0, 1e5)
 	c.within(key+".temp_max", g.TempMax, 0, 200)
 	c.percent(key+".share_percent", g.Share)

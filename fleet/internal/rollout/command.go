@@ -158,7 +158,7 @@ func approving(by string, now time.Time, may func(role string) bool) change {
 			return "approved phase " + spec.Name, nil, nil
 		case p.State == PhaseFailed, p.State == PhaseGating:
 			p.Approved, p.State, p.Since = &Approval{by, now}, PhasePassed, now
-			if r.Cause == CauseErrors || r.Cause == CauseGate {
+			if gated(r.Cause) {
 				r.State, r.Cause, r.Reason = wire.RolloutRunning, "", ""
 			}
 			return "let phase " + spec.Name + " pass: " + p.Reason, nil, nil
@@ -239,7 +239,7 @@ func retrying(overtaken func(Rollout) (map[wire.DeviceID]bool, error), again fun
 		switch {
 		case goesBack:
 			r.State = wire.RolloutRollingBack
-		case over(r.State), r.Cause == CauseErrors, r.Cause == CauseGate:
+		case over(r.State), gated(r.Cause):
 			r.State, r.Cause, r.Reason = wire.RolloutRunning, "", ""
 		}
 		return "asked " + devices(len(instead)) + " that failed again", instead, nil

@@ -22,7 +22,7 @@ const (
 
 // A Gating is how a gate stands for one variant.
 type Gating struct {
-	Gate     string      `json:"gate"`              // success, crashes, fallback, slower, latency, agreement, score, temp
+	Gate     string      `json:"gate"`              // success, crashes, fallback, slower, latency, agreement, score, drift, temp
 	Variant  wire.Digest `json:"variant,omitempty"` // "": of all, as success is
 	Within   int         `json:"within"`            // devices that keep to it
 	Measured int         `json:"measured"`          // of so many that say
@@ -116,6 +116,12 @@ func (n *next) limits(phase int) (list []limit) {
 	add("score", g.Score > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
 		t, b := trial(x), former(x)
 		return t.Runs >= minRuns && b.Runs >= minRuns && b.Score > 0, t.Score*100 >= b.Score*g.Score
+	})
+	add("drift", g.Drift > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
+		if x.Evidence == nil || x.Evidence.Drift == nil {
+			return false, false
+		}
+		return true, *x.Evidence.Drift*100 <= g.Drift
 	})
 	add("temp", g.TempMax > 0, g.Share, func(x Execution, _ Fact) (bool, bool) {
 		if x.Evidence == nil || x.Evidence.Temp == nil {

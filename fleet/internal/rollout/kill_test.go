@@ -292,7 +292,7 @@ func (l *life) story() int {
 	}
 	two := begin(digestTwo, p)
 	r := until(two, wire.RolloutPaused)
-	if r.Cause != CauseErrors && r.Cause != CauseGate {
+	if !gated(r.Cause) {
 		l.t.Fatalf("paused by %q", r.Cause)
 	}
 	for range 6 { // until it is through, in spite of all

@@ -213,11 +213,19 @@ func (n *next) phase(i int, ts []tally) (passed bool) {
 		n.pass(i)
 		return true
 	case GateFailed:
-		n.fail(i, CauseGate, p.Reason)
+		n.fail(i, causeOf(p.Gates), p.Reason)
 	default:
 		n.wakeForAway()
 	}
 	return false
+}
+
+// causeOf is the cause of a pause by gates: drift where nothing else failed.
+func causeOf(gates []Gating) string {
+	if slices.ContainsFunc(gates, func(g Gating) bool { return g.Verdict == GateFailed && g.Gate != "drift" }) {
+		return CauseGate
+	}
+	return CauseDrift
 }
 
 // leadsNowhere says whether the phases after phase i have no device: then there is

@@ -236,6 +236,9 @@ func TestGates(t *testing.T) {
 		measured(one, 30, 10)(x)
 		x.Evidence.Trial.Runs, x.Evidence.Before.Runs = 8, 600
 	}
+	drifting := func(d float64) func(*Execution) {
+		return func(x *Execution) { x.Evidence = &wire.Evidence{Model: one, Drift: &d} }
+	}
 	few := 5.0
 	for _, tc := range []struct {
 		name    string
@@ -259,6 +262,8 @@ func TestGates(t *testing.T) {
 		{"agreement", policy.Gates{Agreement: 95}, "d", map[int]func(*Execution){0: measured(one, 94, 0)}, nil, "failed", "agreement"},
 		{"agrees", policy.Gates{Agreement: 95}, "d", map[int]func(*Execution){0: measured(one, 95, 0)}, nil, "passed", ""},
 		{"score", policy.Gates{Score: 50}, "d", map[int]func(*Execution){0: measured(one, 24, 0)}, nil, "failed", "score"},
+		{"drifts", policy.Gates{Drift: 20}, "d", map[int]func(*Execution){0: drifting(0.21)}, nil, "failed", "drift"},
+		{"hardly drifts", policy.Gates{Drift: 20}, "d", map[int]func(*Execution){0: drifting(0.2)}, nil, "passed", ""},
 		{"hot", policy.Gates{TempMax: 80}, "d", map[int]func(*Execution){0: measured(one, 81, 0)}, nil, "failed", "temp"},
 		{"degraded", policy.Gates{Fallback: &few}, "dd", nil, []int{1}, "failed", "fallback"},
 		{"crashes", policy.Gates{Crashes: &few}, "dx", nil, nil, "failed", "crashes"},

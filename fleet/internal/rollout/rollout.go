@@ -50,7 +50,13 @@ const (
 	CauseOperator = "operator"
 	CauseErrors   = "error_threshold"
 	CauseGate     = "gate"
+	CauseDrift    = "drift" // a gate, too: what boards name first has changed
 )
+
+// gated says whether a rollout was paused by what its devices did.
+func gated(cause string) bool {
+	return cause == CauseErrors || cause == CauseGate || cause == CauseDrift
+}
 
 // Over says whether a rollout in this state has come to its end.
 func over(s wire.RolloutState) bool {

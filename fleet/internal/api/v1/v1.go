@@ -307,7 +307,7 @@ type Rollout struct {
 	Counts   map[wire.ExecState]int `json:"counts" doc:"Executions by state"`
 	Back     int                    `json:"back,omitempty" doc:"Devices that run again what they ran before"`
 	Mode     string                 `json:"mode" doc:"stage, activate"`
-	Cause    string                 `json:"cause,omitempty" doc:"Why it is paused: operator, error_threshold, gate"`
+	Cause    string                 `json:"cause,omitempty" doc:"Why it is paused: operator, error_threshold, gate, drift"`
 	Reason   string                 `json:"reason,omitempty" doc:"What it waits for, or what went wrong, for people"`
 	Apply    string                 `json:"apply,omitempty" doc:"Name of the file that asked for it"`
 	Tail     bool                   `json:"tail,omitempty" doc:"It is over, and devices that were away, or come into its group, get it still"`
