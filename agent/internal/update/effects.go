@@ -61,7 +61,7 @@ func (j *journey) candidate(ctx context.Context) (slot *slots.Slot, got int, err
 	if got, err = j.vouched(ctx, w); err != nil {
 		return nil, got, err
 	}
-	n, err := j.have(ctx, file{sha: w.Release, length: w.Length, toll: j.toll()})
+	n, err := j.l.have(ctx, file{sha: w.Release, length: w.Length, toll: j.toll()})
 	got += n
 	if err != nil {
 		return nil, got, err
@@ -125,7 +125,7 @@ func (j *journey) vouched(ctx context.Context, w wire.DesiredRelease) (got int, 
 			return got, stale
 		}
 	}
-	err = v.Vouch(w.Name, w.Version, w.Release, w.Length, j.l.now())
+	err = v.Vouch(w.Name, w.Version, w.Release, w.Length, j.l.Now())
 	if err != nil && stale != nil {
 		err = stale // the reason behind
 	}
@@ -134,12 +134,12 @@ func (j *journey) vouched(ctx context.Context, w wire.DesiredRelease) (got int, 
 
 // learn fetches what people have signed last, and takes it in.
 func (j *journey) learn(ctx context.Context, v Voucher, ref wire.DesiredTrust) (got int, err error) {
-	if got, err = j.have(ctx, file{sha: ref.SHA256, length: ref.Length}); err != nil {
+	if got, err = j.l.have(ctx, file{sha: ref.SHA256, length: ref.Length}); err != nil {
 		return got, err
 	}
 	b, err := j.l.c.Blobs.Read(ref.SHA256, ref.Length)
 	if err == nil {
-		err = v.Learn(b, j.l.now())
+		err = v.Learn(b, j.l.Now())
 	}
 	if err != nil {
 		j.log.Warn().Err(err).Str("code", string(hal.CodeOf(err))).Msg("what the fleet says is signed is not taken in")
@@ -172,7 +172,7 @@ func (j *journey) haveAll(ctx context.Context, files []release.File) (got int, e
 		bar.total += f.Length
 	}
 	for _, f := range files {
-		n, err := j.have(ctx, file{wire.Digest(f.SHA256), f.Length, f.Blocks, bar, j.toll()})
+		n, err := j.l.have(ctx, file{wire.Digest(f.SHA256), f.Length, f.Blocks, bar, j.toll()})
 		got += n
 		if err != nil {
 			return got, fmt.Errorf("file %s: %w", f.Name, err)
@@ -209,8 +209,8 @@ type file struct {
 }
 
 // have fetches one blob unless it is here and right. got is how many blocks came.
-func (j *journey) have(ctx context.Context, f file) (got int, err error) {
-	blobs, sha, length, bar := j.l.c.Blobs, f.sha, f.length, f.bar
+func (l *Loop) have(ctx context.Context, f file) (got int, err error) {
+	blobs, sha, length, bar := l.c.Blobs, f.sha, f.length, f.bar
 	if blobs.Has(sha) {
 		err := blobs.Verify(ctx, sha)
 		if err == nil {
@@ -229,7 +229,7 @@ func (j *journey) have(ctx context.Context, f file) (got int, err error) {
 		return 0, err
 	}
 	defer p.Close()
-	if err := j.reuse(ctx, p, f.hashes); err != nil {
+	if err := l.reuse(ctx, p, f.hashes); err != nil {
 		return 0, err
 	}
 	m := &meter{Partial: p, bar: bar}
@@ -239,7 +239,7 @@ func (j *journey) have(ctx context.Context, f file) (got int, err error) {
 		if err := f.toll.afford(left); err != nil {
 			return 0, err
 		}
-		err := j.l.c.Fetcher.Fetch(ctx, sha, &tolled{m, ctx, f.toll})
+		err := l.c.Fetcher.Fetch(ctx, sha, &tolled{m, ctx, f.toll})
 		if p.Left() > 0 && err == nil {
 			err = fmt.Errorf("fetch blob %s: %d blocks are still missing", sha.Short(), p.Left())
 		}
@@ -306,8 +306,8 @@ func (b *progress) add(n int64) {
 func (j *journey) doVerify(ctx context.Context) {
 	slot := j.pipeline().Candidate
 	_, err := j.files(ctx, slot)
-	if v := j.l.c.Voucher; v != nil && err == nil { // again: it may have been here before a power cut
-		err = v.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, j.l.now())
+	if err == nil { // again: it may have been here before a power cut
+		err = j.l.vouch(slot)
 	}
 	switch {
 	case err == nil:
@@ -417,7 +417,15 @@ func (j *journey) stillVouched(ctx context.Context, slot *slots.Slot) error {
 		_, _ = j.learn(timed, v, *ref) // it says so itself
 		unlock(j.l.fetching)
 	}
-	return v.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, j.l.now())
+	return j.l.vouch(slot)
+}
+
+// vouch asks whether a slot's release may run, by what is known to be signed.
+func (l *Loop) vouch(slot *slots.Slot) error {
+	if l.c.Voucher == nil {
+		return nil
+	}
+	return l.c.Voucher.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, l.Now())
 }
 
 // doSwitch puts the candidate to work. Its results count from before the switch
@@ -426,10 +434,7 @@ func (j *journey) doSwitch(ctx context.Context) {
 	slot := j.pipeline().Candidate
 	j.beginTrial()
 	accel := j.warm.Info().Accelerator
-	var err error
-	if v := j.l.c.Voucher; v != nil {
-		err = v.Vouch(slot.Name, slot.Version, slot.Release, slot.Length, j.l.now())
-	}
+	err := j.l.vouch(slot)
 	if err == nil {
 		err = ctx.Err() // the last moment at which a changed wish changes nothing
 	}
@@ -538,7 +543,7 @@ func (j *journey) doRepair(ctx context.Context) {
 }
 
 func (j *journey) repair(ctx context.Context, slot *slots.Slot) error {
-	if _, err := j.have(ctx, file{sha: slot.Release, length: slot.Length}); err != nil {
+	if _, err := j.l.have(ctx, file{sha: slot.Release, length: slot.Length}); err != nil {
 		return err
 	}
 	m, err := j.l.manifest(slot.Release)
@@ -550,7 +555,7 @@ func (j *journey) repair(ctx context.Context, slot *slots.Slot) error {
 			if f.SHA256 != string(sha) {
 				continue
 			}
-			if _, err := j.have(ctx, file{sha: sha, length: f.Length, hashes: f.Blocks}); err != nil {
+			if _, err := j.l.have(ctx, file{sha: sha, length: f.Length, hashes: f.Blocks}); err != nil {
 				return err
 			}
 		}

@@ -385,7 +385,7 @@ func (j *journey) pause(ctx context.Context, d time.Duration) {
 // transit writes a change of the state, then says it.
 func (j *journey) transit(step Step) error {
 	var after slots.Pipeline
-	j.at = j.l.now().UTC().Truncate(time.Second)
+	j.at = j.l.Now().UTC().Truncate(time.Second)
 	p := j.pipeline()
 	if !p.Over() && p.Exec.Want.Shadow != nil && step.To == wire.Switching && j.shadowed == nil {
 		j.skipped()
@@ -490,7 +490,7 @@ func (j *journey) emit(p slots.Pipeline, done, total int64) {
 		n += int(min(99, done*100/total))
 	}
 	step := wire.ExecStep{V: wire.Version, Execution: e.Want.Execution, Pipeline: j.name, Release: e.Want.Release,
-		ID: stepID(j.l.c.Device, e.Want.Execution, n), N: n, State: e.State, TS: j.l.now().UTC(), Done: done, Total: total, Fault: e.Fault, Evidence: e.Evidence}
+		ID: stepID(j.l.c.Device, e.Want.Execution, n), N: n, State: e.State, TS: j.l.Now().UTC(), Done: done, Total: total, Fault: e.Fault, Evidence: e.Evidence}
 	if e.Want.Execution == j.exec {
 		step.GapMS = j.gap.Milliseconds()
 	}

@@ -153,8 +153,8 @@ func (l *Loop) FetchBlob(ctx context.Context, sha wire.Digest, length int64) ([]
 		return nil, context.Cause(ctx)
 	}
 	defer unlock(l.fetching)
-	j, keep := &journey{l: l, log: l.c.Log}, map[wire.Digest]bool{sha: true}
-	if _, err := j.have(ctx, file{sha: sha, length: length}); err != nil {
+	keep := map[wire.Digest]bool{sha: true}
+	if _, err := l.have(ctx, file{sha: sha, length: length}); err != nil {
 		if hal.CodeOf(err) == hal.CodeDiskFull {
 			l.collect(keep) // for the next try
 		}
@@ -192,7 +192,7 @@ func (l *Loop) check(d wire.DesiredSigned) error {
 		return &hal.Error{Code: hal.CodeJSON, Text: fmt.Sprintf("desired document has v %d, this agent reads v %d: update it", d.V, wire.Version)}
 	case d.Device != l.c.Device:
 		return &hal.Error{Code: hal.CodeTarget, Text: fmt.Sprintf("desired document is for %.40q, this is %s", string(d.Device), l.c.Device)}
-	case !d.Expires.IsZero() && d.Expires.Before(l.now()):
+	case !d.Expires.IsZero() && d.Expires.Before(l.Now()):
 		return &hal.Error{Code: hal.CodeExpired, Text: fmt.Sprintf("desired document expired %s; what runs goes on", d.Expires.UTC().Format(time.RFC3339))}
 	case d.Rev < have:
 		return &hal.Error{Code: hal.CodeRollback, Text: fmt.Sprintf("offered desired rev %d, have %d: the controller must count on from there", d.Rev, have)}
@@ -212,11 +212,8 @@ func (l *Loop) check(d wire.DesiredSigned) error {
 	return nil
 }
 
-// Now is what the board takes for the time: see now.
-func (l *Loop) Now() time.Time { return l.now() }
-
-// now is the time, but not before the floor: boards without a battery start in 1970.
-func (l *Loop) now() time.Time {
+// Now is the time, but not before the floor: boards without a battery start in 1970.
+func (l *Loop) Now() time.Time {
 	now := time.Now()
 	if f := l.c.State.State().Floor; now.Before(f) {
 		return f

@@ -39,11 +39,11 @@ func places(files []release.File) map[blockHash]place {
 // reuse copies blocks that files on this board have, too, so that they need not be
 // fetched. What cannot be read, or rotted, is left to the fetch: the partial blob
 // holds each block against its hash.
-func (j *journey) reuse(ctx context.Context, p *blob.Partial, hashes []byte) error {
+func (l *Loop) reuse(ctx context.Context, p *blob.Partial, hashes []byte) error {
 	if p.Left() == 0 || len(hashes) == 0 {
 		return nil
 	}
-	at := places(j.l.filesHere())
+	at := places(l.filesHere())
 	files := map[wire.Digest]blob.File{}
 	defer func() {
 		for _, f := range files {
@@ -63,7 +63,7 @@ func (j *journey) reuse(ctx context.Context, p *blob.Partial, hashes []byte) err
 		}
 		f, opened := files[from.sha]
 		if !opened {
-			f, _ = j.l.c.Blobs.Open(from.sha) // nil: not here
+			f, _ = l.c.Blobs.Open(from.sha) // nil: not here
 			files[from.sha] = f
 		}
 		if f == nil {
