@@ -202,7 +202,7 @@ func (s *Server) openRooms() (err error) {
 	}
 	if _, obeyed, err := s.reg.Director(); err != nil {
 		return err
-	} else if obeyed == "other" {
+	} else if obeyed == registry.OtherDirects {
 		s.cfg.Log.Error().Msg("boards obey the orders of another controller's key; name this one's: covey trust director, covey trust root rotate --director")
 	}
 	s.broker.Handle(s.reg.Handle)

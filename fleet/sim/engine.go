@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -83,10 +84,7 @@ type session struct {
 // Run does what the script says of this run.
 func (s *session) Run(buf int) (hal.Timing, error) {
 	s.runs++
-	took := time.Duration(max(s.script.Latency, 1)) * time.Millisecond
-	if s.script.Latency == 0 {
-		took = 5 * time.Millisecond
-	}
+	took := time.Duration(cmp.Or(s.script.Latency, 5)) * time.Millisecond
 	time.Sleep(took)
 	switch {
 	case s.runs == s.script.Crash:
@@ -100,18 +98,9 @@ func (s *session) Run(buf int) (hal.Timing, error) {
 	if err != nil {
 		return t, err
 	}
-	score := s.script.Score
-	if score == 0 {
-		score = 0.9
-	}
 	out := s.Session.Output(buf, 0).Data
-	for i := range 4 {
-		v := float32(0)
-		if i == 0 {
-			v = float32(score)
-		}
-		binary.LittleEndian.PutUint32(out[4*i:], math.Float32bits(v))
-	}
+	clear(out)
+	binary.LittleEndian.PutUint32(out, math.Float32bits(float32(cmp.Or(s.script.Score, 0.9))))
 	t.Engine = took
 	return t, nil
 }

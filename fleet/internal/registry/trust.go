@@ -63,7 +63,7 @@ func (r *Registry) TakeTrust(ctx context.Context, body []byte) (trust.Set, error
 	if set, err = set.Update(b, r.cfg.Now()); err != nil {
 		return trust.Set{}, err
 	}
-	if r.directs(set) == otherDirects {
+	if r.directs(set) == OtherDirects {
 		return trust.Set{}, fmt.Errorf("%w: its root names another director than this controller, and boards would obey no order of it; "+
 			"run: covey trust director > director.pub && covey trust root rotate --director director.pub", ErrInvalid)
 	}
@@ -86,20 +86,20 @@ func (r *Registry) TakeTrust(ctx context.Context, body []byte) (trust.Set, error
 
 // Whose orders boards obey.
 const (
-	nobodyDirects = "nobody" // they take anybody's
-	otherDirects  = "other"
-	thisDirects   = "this"
+	NobodyDirects = "nobody" // they take anybody's
+	OtherDirects  = "other"
+	ThisDirects   = "this"
 )
 
 func (r *Registry) directs(set trust.Set) string {
 	ids := set.Director()
 	switch {
 	case len(ids) == 0:
-		return nobodyDirects
+		return NobodyDirects
 	case r.cfg.Director != nil && slices.Contains(ids, trust.KeyID(r.cfg.Director.Public())):
-		return thisDirects
+		return ThisDirects
 	}
-	return otherDirects
+	return OtherDirects
 }
 
 // Director is the key that signs what is wanted of devices, and whose orders boards
