@@ -180,6 +180,19 @@ func (w *lab) heard(version string, from, to time.Time) []heardResult {
 	return list
 }
 
+// hear waits for so many results of a version from now on.
+func (w *lab) hear(version string, n int) (list []heardResult) {
+	w.t.Helper()
+	from := time.Now()
+	until(w.t, time.Minute, "results of "+version, func() error {
+		if list = w.heard(version, from, time.Now()); len(list) < n {
+			return fmt.Errorf("%d of %d", len(list), n)
+		}
+		return nil
+	})
+	return list
+}
+
 // step is when an execution came to a state.
 func (w *lab) step(execution string, st wire.ExecState) time.Time {
 	w.mu.Lock()
@@ -225,7 +238,7 @@ func TestTrials(t *testing.T) {
 	if e := w.try("1.0.0", model, labels, nil); e.State != wire.Succeeded {
 		t.Fatalf("%+v", e)
 	}
-	time.Sleep(3 * time.Second)  // results to be held against
+	w.hear("1.0.0", 25)          // results to be held against
 	wrong := slices.Clone(model) // and sure of it
 	for i := 2_000_000; i < 2_400_000; i++ {
 		wrong[i] ^= 0x5a
@@ -266,7 +279,7 @@ func TestTrials(t *testing.T) {
 		if took := e.TS.Sub(begin); took > 10*time.Second {
 			t.Errorf("%s: back after %v", c.version, took)
 		}
-		time.Sleep(3 * time.Second)
+		w.hear("1.0.0", 25)
 	}
 	rotated := strings.Split(strings.TrimSpace(string(labels)), "\n")
 	rotated = append(rotated[1:], rotated[0])
@@ -289,9 +302,7 @@ func TestTrials(t *testing.T) {
 			t.Logf("%s: %s after %v; %+v", c.version, e.Fault.Text, e.TS.Sub(w.step(e.Execution, wire.Shadowing)), *e.Evidence.Shadow)
 		}
 	}
-	quiet := time.Now()
-	time.Sleep(10 * time.Second)
-	calm := w.heard("1.0.0", quiet, time.Now())
+	calm := w.hear("1.0.0", 100)
 	e := w.try("2.0.0", append(slices.Clip(model), "twin"...), labels, shadow(60))
 	if e.State != wire.Succeeded || e.Evidence.Shadow.Agreed != e.Evidence.Shadow.Frames || e.Evidence.Shadow.Delta > 0.02 {
 		t.Fatalf("the twin: %s %+v, %+v", e.State, e.Fault, e.Evidence.Shadow)
