@@ -122,8 +122,8 @@ func (s *Service) stand(d registry.Device) {
 	defer s.mu.Unlock()
 	for _, g := range s.of[d.ID] {
 		now := stand{d.Online(), degraded(d, g.r.Pipeline)}
-		if s.stands[d.ID] != now {
-			s.stands[d.ID], g.due = now, true
+		if g.stands[d.ID] != now {
+			g.stands[d.ID], g.due = now, true
 		}
 	}
 }

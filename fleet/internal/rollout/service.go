@@ -65,8 +65,7 @@ type Service struct {
 	mu      sync.Mutex
 	live    map[string]*group          // rollouts that may do something still
 	of      map[wire.DeviceID][]*group // the live rollouts of a device
-	stands  map[wire.DeviceID]stand
-	changed chan struct{} // closed and made anew at each change
+	changed chan struct{}              // closed and made anew at each change
 }
 
 // A database is what is needed of the store. Tests put one in its place that breaks.
@@ -81,6 +80,8 @@ type group struct {
 	xs  []Execution
 	at  map[wire.DeviceID]int // index in xs
 	due bool                  // something happened since Next was asked
+	// stands is how its devices stood when they were looked at last.
+	stands map[wire.DeviceID]stand
 	// when to ask Next though nothing happens; zero: no need
 	wake time.Time
 }
@@ -89,7 +90,7 @@ type group struct {
 type stand struct{ online, degraded bool }
 
 func newGroup(r Rollout, xs []Execution) *group {
-	g := &group{r: r, xs: xs, at: make(map[wire.DeviceID]int, len(xs)), due: true}
+	g := &group{r: r, xs: xs, at: make(map[wire.DeviceID]int, len(xs)), stands: make(map[wire.DeviceID]stand, len(xs)), due: true}
 	for i, x := range xs {
 		g.at[x.Device] = i
 	}
@@ -104,7 +105,7 @@ func Open(db *store.Store, reg *registry.Registry, log zerolog.Logger) (*Service
 func open(db database, reg *registry.Registry, log zerolog.Logger) (*Service, error) {
 	s := &Service{
 		db: db, reg: reg, log: log, match: matchIn(reg), began: time.Now(), wake: make(chan struct{}, 1),
-		live: map[string]*group{}, of: map[wire.DeviceID][]*group{}, stands: map[wire.DeviceID]stand{}, changed: make(chan struct{}),
+		live: map[string]*group{}, of: map[wire.DeviceID][]*group{}, changed: make(chan struct{}),
 	}
 	var live []*group
 	err := db.View(func(tx *store.Tx) error {
@@ -172,7 +173,6 @@ func (s *Service) drop(g *group) {
 		left := slices.DeleteFunc(s.of[x.Device], func(o *group) bool { return o == g })
 		if s.of[x.Device] = left; len(left) == 0 {
 			delete(s.of, x.Device)
-			delete(s.stands, x.Device)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/internal/auth"
+	"github.com/covey-edge/covey/fleet/internal/policy"
 	"github.com/covey-edge/covey/fleet/internal/registry"
 	"github.com/covey-edge/covey/fleet/internal/rollout"
 	"github.com/covey-edge/covey/fleet/internal/store"
@@ -358,5 +359,26 @@ func TestManyDevices(t *testing.T) {
 	t.Logf("%d devices reported in %v", n, time.Since(began))
 	if r.Counts[wire.Succeeded] != n {
 		t.Errorf("ended with %v", r.Counts)
+	}
+}
+
+// A device that comes back is news for every rollout that waits for it, of whatever
+// pipeline.
+func TestOneDeviceOfTwoRollouts(t *testing.T) {
+	c := start(t)
+	targets := c.devices(1)
+	c.run()
+	var ids []string
+	for _, pipeline := range []string{"cam", "door", "yard"} {
+		r, err := c.s.Start(rollout.Wanted{Release: release(1), Pipeline: pipeline, Query: "all", By: "ada", Policy: policy.Policy{Concurrency: 1}}, targets)
+		c.check(err)
+		c.until(r.ID, "waiting", func(r rollout.Rollout, xs []rollout.Execution) bool { return r.Phases[0].State == rollout.PhaseRunning })
+		ids = append(ids, r.ID)
+	}
+	b, err := json.Marshal(wire.Status{V: 1, State: wire.StateOnline, SID: 1, MID: "m", TS: time.Now()})
+	c.check(err)
+	c.check(c.reg.Handle("pi-0", "status", b))
+	for _, id := range ids {
+		c.until(id, "ordered", ordered)
 	}
 }
