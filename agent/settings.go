@@ -40,7 +40,7 @@ func (a *agent) configure(state *slots.Store, blobs *blob.Store) {
 		return
 	}
 	slot := p.Active
-	if update.OnTrial(p) {
+	if update.Tried(p) {
 		err := state.Update(func(s slots.State) slots.State {
 			p = s.Pipelines[wire.ConfigPipeline].Booted()
 			return s.With(wire.ConfigPipeline, p)

@@ -112,7 +112,7 @@ func (j *journey) start() bool {
 	if onTrial(p, Observed{Running: j.running}) {
 		j.beginTrial()
 	}
-	if OnTrial(p) && j.name != wire.ConfigPipeline { // that one was counted before it was read
+	if Tried(p) && j.name != wire.ConfigPipeline { // that one was counted before it was read
 		if err := j.save(func(s slots.State) slots.State { return s.With(j.name, s.Pipelines[j.name].Booted()) }); err != nil {
 			j.rare.Error().Err(err).Msg("state not saved")
 			return false
@@ -122,12 +122,14 @@ func (j *journey) start() bool {
 	return true
 }
 
-// OnTrial says whether an agent that starts finds a release in the middle of its trial.
-func OnTrial(p slots.Pipeline) bool {
-	if p.Exec == nil || p.Candidate == nil {
-		return false
-	}
-	switch p.Exec.State {
+// Tried says whether a release is in the middle of its trial, at work or before.
+func Tried(p slots.Pipeline) bool {
+	return p.Exec != nil && p.Candidate != nil && tries(p.Exec.State)
+}
+
+// tries says whether a candidate is open in st, or about to be.
+func tries(st wire.ExecState) bool {
+	switch st {
 	case wire.SelfTesting, wire.Shadowing, wire.Switching, wire.Probation:
 		return true
 	}
@@ -138,8 +140,8 @@ func OnTrial(p slots.Pipeline) bool {
 // exchange it while it runs; nil for none. The one on trial is, until something speaks
 // against it.
 func AtStart(p slots.Pipeline) *slots.Slot {
-	if OnTrial(p) && (p.Exec.State == wire.Switching || p.Exec.State == wire.Probation) && p.Exec.Fault == nil && p.Exec.Boots < maxBoots {
-		return p.Candidate
+	if c := p.Candidate; c != nil && onTrial(p, Observed{Running: c.Release}) && p.Exec.Fault == nil && p.Exec.Boots < maxBoots {
+		return c
 	}
 	return p.Active
 }
@@ -205,7 +207,7 @@ func (j *journey) forget(p slots.Pipeline) {
 	j.entered = now
 	j.exec, j.state = id, st
 	j.effect, j.download, j.verified, j.shadowed = failures{}, nil, false, nil
-	if st != wire.SelfTesting && st != wire.Shadowing && st != wire.Switching && st != wire.Probation {
+	if !tries(st) {
 		j.discard()
 	}
 }

@@ -59,16 +59,16 @@ func (s *Service) recruit(g *group) error {
 	if err != nil {
 		return err
 	}
+	phase, err := joining(r.Policy, s.match)
+	if err != nil {
+		return err
+	}
 	var xs []Execution
 	for _, id := range fresh[:min(len(fresh), movesPerCommit)] {
 		if taken[id] {
 			continue
 		}
-		phase, err := join(r.Policy, id, s.match)
-		if err != nil {
-			return err
-		}
-		x, err := s.again(r, Execution{Rollout: r.ID, Device: id, Phase: phase})
+		x, err := s.again(r, Execution{Rollout: r.ID, Device: id, Phase: phase(id)})
 		if err != nil {
 			return err
 		}

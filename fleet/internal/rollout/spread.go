@@ -95,20 +95,23 @@ func spread(digest wire.Digest, ts []Target) []int {
 	return line
 }
 
-// join is the phase of a device that comes later: that of a query that it is in, else
-// the last one.
-func join(p policy.Policy, id wire.DeviceID, match Match) (int, error) {
+// joining says which phase a device that comes later is in: that of a query that it is
+// in, else the last one.
+func joining(p policy.Policy, match Match) (func(wire.DeviceID) int, error) {
+	in := make([]map[wire.DeviceID]bool, len(p.Phases)) // nil: of a phase without a query
 	for i, phase := range p.Phases {
 		if phase.Query == "" {
 			continue
 		}
-		in, err := match(phase.Query)
-		if err != nil {
-			return 0, err
-		}
-		if in[id] {
-			return i, nil
+		var err error
+		if in[i], err = match(phase.Query); err != nil {
+			return nil, err
 		}
 	}
-	return len(p.Phases) - 1, nil
+	return func(id wire.DeviceID) int {
+		if i := slices.IndexFunc(in, func(m map[wire.DeviceID]bool) bool { return m[id] }); i >= 0 {
+			return i
+		}
+		return len(p.Phases) - 1
+	}, nil
 }
