@@ -79,11 +79,14 @@ func sleep(ctx context.Context, d time.Duration) (slept bool) {
 // moveAll brings every live rollout as far as it goes by itself, and says when to look
 // again, and whether something failed and should be tried again.
 func (s *Service) moveAll(ctx context.Context) (wake time.Time, again bool) {
-	if err := s.recruitAll(); err != nil {
-		s.log.Error().Err(err).Msg("new devices cannot be taken into rollouts")
-		again = true
+	now, look := time.Now(), s.recruited.Add(recruitPause)
+	if !now.Before(look) {
+		if err := s.recruitAll(); err != nil {
+			s.log.Error().Err(err).Msg("new devices cannot be taken into rollouts")
+			again = true
+		}
+		s.recruited, look = now, now.Add(recruitEvery)
 	}
-	now := time.Now()
 	s.mu.Lock()
 	var due []string
 	for id, g := range s.live {
@@ -103,19 +106,20 @@ func (s *Service) moveAll(ctx context.Context) (wake time.Time, again bool) {
 			}
 		}
 	}
-	return s.next(), again
+	return s.next(look), again
 }
 
-// next is when some rollout wants to be looked at though nothing happens.
-func (s *Service) next() (wake time.Time) {
+// next is when some rollout wants to be looked at though nothing happens. New devices
+// are looked for at look, where a rollout takes any.
+func (s *Service) next(look time.Time) (wake time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.live {
 		if !g.wake.IsZero() && (wake.IsZero() || g.wake.Before(wake)) {
 			wake = g.wake
 		}
-		if again := time.Now().Add(recruitEvery); g.r.recruits() && (wake.IsZero() || again.Before(wake)) {
-			wake = again
+		if g.r.recruits() && (wake.IsZero() || look.Before(wake)) {
+			wake = look
 		}
 	}
 	return wake

@@ -28,8 +28,13 @@ const (
 // and others still get their turn.
 const movesPerCommit = 256
 
-// recruitEvery is how often rollouts of dynamic membership look for new devices.
-const recruitEvery = 30 * time.Second
+// Rollouts of dynamic membership look for new devices whenever something happens, since
+// that may bring one into a group, and every recruitEvery, since time may. Each look goes
+// through all devices: recruitPause is between two, however much happens.
+const (
+	recruitEvery = 30 * time.Second
+	recruitPause = time.Second
+)
 
 // retry is how long the loop waits after a move that could not be made.
 const retry = 5 * time.Second
@@ -57,6 +62,8 @@ type Service struct {
 	match Match
 	began time.Time
 	wake  chan struct{} // one waiting wake-up is enough: the loop looks at everything
+
+	recruited time.Time // when new devices were looked for; Run's own
 
 	// work is held by who decides about a rollout, from looking at it until what was
 	// decided is stored: what people ask and what the loop does are one after the other.
