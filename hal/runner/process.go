@@ -42,9 +42,10 @@ type process struct {
 	device string // that it holds for all; "" where it has one session
 	turns  turns  // whose request is under way
 
-	ended chan struct{} // closed when the process is gone and reaped
-	in    []byte        // of the packet received last, in its turn
-	count uint64        // requests sent, in their turns
+	ended   chan struct{} // closed when the process is gone and reaped
+	starved bool          // the kernel says that it killed it for want of memory; known once it has ended
+	in      []byte        // of the packet received last, in its turn
+	count   uint64        // requests sent, in their turns
 
 	mu     sync.Mutex
 	phase  string     // what it is doing: "start", "AllocateTensors", "run"
@@ -97,6 +98,7 @@ func startProcess(c Config, groups *sandbox.Groups, a hal.Accelerator, memory in
 	go func() {
 		defer close(p.ended)
 		p.reap()
+		p.starved = group.Starved()
 		group.End()
 	}()
 	return p, nil
@@ -322,8 +324,9 @@ func (p *process) died(session uint32) error {
 	if p.guilty != session {
 		return &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s ended under another model on %s", p.name, p.device), Err: errors.Join(hal.ErrLost, errOther)}
 	}
+	// A killed runner may take longer to go than we wait, and then looks as if we had killed it.
 	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if before := p.cause == impatience && status.Signal() != syscall.SIGKILL; p.cause != nil && !before { // it was ending already
+	if before := p.cause == impatience && (p.starved || status.Signal() != syscall.SIGKILL); p.cause != nil && !before { // it was ending already
 		return &hal.Error{Code: p.cause.Code, Text: p.cause.Text, Err: errors.Join(hal.ErrLost, p.cause.Err)}
 	}
 	return verdict(p.name, p.phase, p.cmd.ProcessState, p.said.last())

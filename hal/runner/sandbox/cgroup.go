@@ -118,6 +118,21 @@ func (g *Group) Take(pid int) error {
 	return put(g.dir, "cgroup.procs", strconv.Itoa(pid))
 }
 
+// Starved says whether the kernel killed a process of the group for want of memory.
+// A nil group is allowed; it has to be asked before End.
+func (g *Group) Starved() bool {
+	if g == nil {
+		return false
+	}
+	events, _ := os.ReadFile(filepath.Join(g.dir, "memory.events"))
+	for line := range strings.Lines(string(events)) {
+		if count, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
+			return count != "0"
+		}
+	}
+	return false
+}
+
 // End kills all that is left in the group and removes it. A nil group is allowed.
 func (g *Group) End() {
 	if g == nil {
