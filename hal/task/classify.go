@@ -17,12 +17,13 @@ type classify struct {
 	scale  float64
 	zero   int
 
-	threshold float32
-	least     int          // stored value that is not below the threshold
-	exp       [256]float64 // of logits: e^(k*-scale), k steps below the largest
-	counts    [256]int     // of stored values, scratch
-	best      []candidate  // scratch, best first, at most top
-	top       int
+	threshold
+	score  float32      // the threshold that least is for
+	least  int          // stored value that is not below the threshold
+	exp    [256]float64 // of logits: e^(k*-scale), k steps below the largest
+	counts [256]int     // of stored values, scratch
+	best   []candidate  // scratch, best first, at most top
+	top    int
 }
 
 // A candidate is a class and its value: as stored for quantised outputs, else
@@ -49,8 +50,9 @@ func makeClassify(m model) (Decoder, string, error) {
 	}
 	d := &classify{
 		kind: out.Type, names: names(m.labels, classes, offset), logits: !probabilities, scale: 1,
-		threshold: orElse(m.Threshold, 0.1), top: max(1, min(orElse(m.Top, 5), classes)),
+		top: max(1, min(orElse(m.Top, 5), classes)),
 	}
+	d.SetThreshold(orElse(m.Threshold, 0.1))
 	if offset < 0 {
 		d.names[0] = "background"
 	}
@@ -148,29 +150,39 @@ func labelOffset(labels []string, classes int) (int, error) {
 // prepare computes what depends on how scores are stored.
 func (d *classify) prepare(out hal.TensorInfo) error {
 	if d.kind == hal.Float32 {
+		d.score = d.Threshold()
 		return nil
 	}
 	if len(out.Quant.Scale) != 1 || len(out.Quant.ZeroPoint) != 1 || !(out.Quant.Scale[0] > 0) {
 		return shapeError("output %.60q of %s scores has no scale", out.Name, d.kind)
 	}
 	d.scale, d.zero = float64(out.Quant.Scale[0]), int(out.Quant.ZeroPoint[0])
-	lo, hi := storedRange(d.kind)
-	// A little less than the threshold counts, so that 0.5 means 128 of 256.
-	least := math.Ceil(float64(d.threshold)/d.scale-1e-4) + float64(d.zero)
-	d.least = int(max(float64(lo), min(least, float64(hi)+1)))
-	if d.logits {
-		d.least = lo // known only after softmax
-	}
+	d.tune()
 	for k := range d.exp {
 		d.exp[k] = math.Exp(-float64(k) * d.scale)
 	}
 	return nil
 }
 
+// tune takes over the threshold.
+func (d *classify) tune() {
+	d.score = d.Threshold()
+	lo, hi := storedRange(d.kind)
+	// A little less than the threshold counts, so that 0.5 means 128 of 256.
+	least := math.Ceil(float64(d.score)/d.scale-1e-4) + float64(d.zero)
+	d.least = int(max(float64(lo), min(least, float64(hi)+1)))
+	if d.logits {
+		d.least = lo // known only after softmax
+	}
+}
+
 func (d *classify) Decode(o Outputs, buf int, r *Result) error {
 	data := o.Output(buf, 0).Data
 	if len(data) != len(d.names)*d.kind.Size() {
 		return shapeError("output has %d bytes, %d %s scores were expected", len(data), len(d.names), d.kind)
+	}
+	if d.score != d.Threshold() {
+		d.tune()
 	}
 	r.Kind, r.Items, d.best = Classify, r.Items[:0], d.best[:0]
 	if d.kind == hal.Float32 {
@@ -217,7 +229,7 @@ func (d *classify) quantised(data []byte, r *Result) {
 }
 
 func (d *classify) floats(data []byte, r *Result) {
-	floor := float64(d.threshold)
+	floor := float64(d.score)
 	if d.logits {
 		floor = math.Inf(-1)
 	}
@@ -257,7 +269,7 @@ func (d *classify) offer(c candidate) (full bool) {
 }
 
 func (d *classify) add(r *Result, class int, score float64) {
-	if d.logits && score < float64(d.threshold) || score-score != 0 { // infinite or no number
+	if d.logits && score < float64(d.score) || score-score != 0 { // infinite or no number
 		return
 	}
 	r.Items = append(r.Items, Item{Label: d.names[class], ID: class, Score: float32(score)})

@@ -13,8 +13,8 @@ import (
 type detect struct {
 	boxes, classes, scores, count int // which output; count is -1 when it is not one
 	names                         []string
-	threshold                     float32
 	top                           int
+	threshold
 }
 
 func makeDetect(m model) (Decoder, string, error) {
@@ -37,8 +37,9 @@ func makeDetect(m model) (Decoder, string, error) {
 	}
 	d := &detect{
 		boxes: at[0], classes: at[1], scores: at[2], count: at[3],
-		threshold: orElse(m.Threshold, 0.5), top: orElse(m.Top, 25),
+		top: orElse(m.Top, 25),
 	}
+	d.SetThreshold(orElse(m.Threshold, 0.5))
 	offset := 0
 	if background(m.labels) {
 		offset = 1 // the operator has taken the background class out
@@ -63,7 +64,7 @@ func classesOf(f *modelfile.Model, op *modelfile.Operator) int {
 func (d *detect) Decode(o Outputs, buf int, r *Result) error {
 	boxes, classes, scores := o.Output(buf, d.boxes).Data, o.Output(buf, d.classes).Data, o.Output(buf, d.scores).Data
 	r.Kind, r.Items = Detect, r.Items[:0]
-	n := min(len(boxes)/16, len(classes)/4, len(scores)/4)
+	n, least := min(len(boxes)/16, len(classes)/4, len(scores)/4), d.Threshold()
 	if d.count >= 0 {
 		// Entries behind the count are what an earlier run left there.
 		count := o.Output(buf, d.count).Data
@@ -78,7 +79,7 @@ func (d *detect) Decode(o Outputs, buf int, r *Result) error {
 	}
 	for i := 0; i < n && len(r.Items) < d.top; i++ {
 		score := float(scores, i)
-		if !(score >= d.threshold) || score-score != 0 { // infinite or no number
+		if !(score >= least) || score-score != 0 { // infinite or no number
 			continue
 		}
 		box := [4]float32{unit(float(boxes, 4*i+1)), unit(float(boxes, 4*i)), unit(float(boxes, 4*i+3)), unit(float(boxes, 4*i+2))}

@@ -109,6 +109,15 @@ func TestClassify(t *testing.T) {
 			if got := decode(t, d, outputs{{Info: &tt.out, Data: tt.data}}); got != tt.want {
 				t.Errorf("%s\ngot  %s\nwant %s", reason, got, tt.want)
 			}
+			before := d.(Tunable).Threshold()
+			d.(Tunable).SetThreshold(1.5)
+			if got := decode(t, d, outputs{{Info: &tt.out, Data: tt.data}}); got != "classify: " && tt.name != "not a number" && tt.o.Kind == "" {
+				t.Errorf("with a threshold of 1.5: %s", got)
+			}
+			d.(Tunable).SetThreshold(before)
+			if got := decode(t, d, outputs{{Info: &tt.out, Data: tt.data}}); got != tt.want {
+				t.Errorf("with the threshold that it had: %s\nwant %s", got, tt.want)
+			}
 			if err := d.Decode(outputs{{Data: tt.data[1:]}}, 0, new(Result)); hal.CodeOf(err) != hal.CodeShape {
 				t.Errorf("short output: %v", err)
 			}

@@ -18,13 +18,17 @@ const (
 // capture moves frames from the source into the box until either ends.
 func (p *Pipeline) capture(ctx context.Context) error {
 	bad := 0
+	taking := p.taking(ctx)
 	for {
+		if taking.Err() != nil {
+			taking = p.taking(ctx)
+		}
 		f, ok := p.emptyFrame(ctx)
 		if !ok {
 			return nil
 		}
 		f.Want = both(p.want.Load(), p.also.Load())
-		err := p.cfg.Source.Next(ctx, &f.Frame)
+		err := p.cfg.Source.Next(taking, &f.Frame)
 		switch {
 		case err == nil:
 			bad = 0
@@ -42,8 +46,11 @@ func (p *Pipeline) capture(ctx context.Context) error {
 			continue
 		}
 		p.release(f)
-		if err == io.EOF || ctx.Err() != nil {
+		switch {
+		case err == io.EOF || ctx.Err() != nil:
 			return nil
+		case taking.Err() != nil:
+			continue // paused
 		}
 		return fmt.Errorf("source of pipeline %s: %w", p.cfg.Name, err)
 	}

@@ -54,7 +54,12 @@ func (w *filler) step(ctx context.Context) bool {
 	begin := time.Now()
 	j := job{gen: gen, buf: buf, n: f.n, seq: f.Seq, captured: f.Captured, name: f.Name}
 	err := safely(func() (err error) {
-		j.view, err = gen.Filler.Fill(gen.Session.Input(buf, 0), &f.Frame)
+		if err = w.mask.Load().Paint(&f.Frame); err != nil {
+			return err
+		}
+		if j.view, err = gen.Filler.Fill(gen.Session.Input(buf, 0), &f.Frame); err == nil && w.cfg.Look != nil {
+			j.look = w.cfg.Look(&f.Frame)
+		}
 		return err
 	})
 	if err != nil {

@@ -67,6 +67,13 @@ type Config struct {
 	// Reopen opens the model that should run now, after its session was lost; it
 	// is asked again with backoff until it succeeds. Nil: wait for Swap.
 	Reopen func(ctx context.Context) (Model, error)
+	// Look is shown every frame on its way into a model, masked, and may keep a picture
+	// of it to be seen with its result: it returns that picture, or nil. Seen gets every
+	// result before it is published, with the picture; what was looked at and came to
+	// nothing it does not get. Both are of different goroutines and may be nil; the
+	// result is valid as in Publish.
+	Look func(*hal.Frame) *hal.Frame
+	Seen func(r *wire.Result, look *hal.Frame)
 	// SID is the connection counter that results carry; nil means 0.
 	SID func() uint64
 	// IDPrefix begins the id of every result; a number that no other frame of
@@ -93,11 +100,14 @@ type Pipeline struct {
 	settled chan struct{}    // tells fill that run is done with a job
 	ended   chan struct{}
 
-	want     atomic.Pointer[hal.Want] // of the model in use, for what is captured from now on
-	also     atomic.Pointer[hal.Want] // of a shadow's; nil: there is none
-	shadow   atomic.Pointer[shadow]   // nil: none
-	underway atomic.Int64             // jobs between fill and their end
-	retiring sync.WaitGroup           // generations on their way to Close
+	want     atomic.Pointer[hal.Want]           // of the model in use, for what is captured from now on
+	also     atomic.Pointer[hal.Want]           // of a shadow's; nil: there is none
+	shadow   atomic.Pointer[shadow]             // nil: none
+	mask     atomic.Pointer[vision.Mask]        // nil: none
+	paused   atomic.Pointer[chan struct{}]      // closed when it is to go on; nil: it is not paused
+	stop     atomic.Pointer[context.CancelFunc] // ends what capture waits for
+	underway atomic.Int64                       // jobs between fill and their end
+	retiring sync.WaitGroup                     // generations on their way to Close
 
 	counters counters
 	run      runState // of the goroutine that runs
@@ -119,9 +129,10 @@ type job struct {
 	name     string
 	view     vision.View
 	pre      time.Duration
-	frame    *frame  // nil when frames are not kept
-	shadow   *shadow // that waits for this frame; nil: none
-	spare    *frame  // takes the place of a kept one that the shadow takes
+	frame    *frame     // nil when frames are not kept
+	look     *hal.Frame // to be seen with the result; nil: none
+	shadow   *shadow    // that waits for this frame; nil: none
+	spare    *frame     // takes the place of a kept one that the shadow takes
 }
 
 // A generation is a Model in use, from one handover to the next.

@@ -72,6 +72,9 @@ func ms(d time.Duration) float64 { return float64(d.Round(time.Microsecond)) / 1
 // publish offers a result; one of a source that loses nothing until it is taken.
 func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency) {
 	r := p.result(j, lat)
+	if p.cfg.Seen != nil {
+		p.cfg.Seen(r, j.look)
+	}
 	var room <-chan struct{} // taken before an offer, so that none is missed
 	for {
 		err := p.cfg.Publish(r)
