@@ -61,6 +61,7 @@ const (
 	CodeBudget       Code = "E_BUDGET"        // a download takes more bytes than it may
 	CodeClock        Code = "E_CLOCK"         // the board's clock cannot be right
 	CodeConsent      Code = "E_CONSENT"       // nothing waits for the house's word, or not this
+	CodePrivacy      Code = "E_PRIVACY"       // a picture that may not be shown, or not to whoever asks
 	CodeQuarantined  Code = "E_QUARANTINED"   // failed here before, and attempt did not rise
 	CodePipeline     Code = "E_PIPELINE"      // no such pipeline here, its model is pinned, or it has ended
 	CodeRollback     Code = "E_ROLLBACK"      // older than what was taken in before

@@ -68,6 +68,7 @@ var arrows = []struct{ room, may string }{
 	{"agent/internal/local", "agent/internal/health"},
 	{"agent/internal/health", "hal/sketch"},
 	{"agent/internal/event", ""},
+	{"agent/internal/picture", "agent/internal/annotate hal/vision"},
 	{"agent/internal/agreement", "hal/task"},
 	{"agent/internal/homeassistant", ""},
 	{"agent/internal/doctor", "firmware hal/modelfile"},

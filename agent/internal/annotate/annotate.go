@@ -29,6 +29,18 @@ func JPEG(w io.Writer, f *hal.Frame, r *wire.Result) error {
 	if err != nil {
 		return err
 	}
+	if len(r.Items) > 0 {
+		if err := drawItems(img, r); err != nil {
+			return err
+		}
+	}
+	if err := jpeg.Encode(w, img, &jpeg.Options{Quality: quality}); err != nil {
+		return fmt.Errorf("write annotated picture: %w", err)
+	}
+	return nil
+}
+
+func drawItems(img *image.RGBA, r *wire.Result) error {
 	c, err := newCanvas(img)
 	if err != nil {
 		return err
@@ -44,9 +56,6 @@ func JPEG(w io.Writer, f *hal.Frame, r *wire.Result) error {
 		}
 	}
 	c.caption(caption)
-	if err := jpeg.Encode(w, img, &jpeg.Options{Quality: quality}); err != nil {
-		return fmt.Errorf("write annotated picture: %w", err)
-	}
 	return nil
 }
 
