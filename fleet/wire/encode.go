@@ -15,11 +15,14 @@ func AppendResult(dst []byte, r *Result) []byte {
 	dst = strconv.AppendInt(dst, int64(r.V), 10)
 	dst = append(dst, `,"seq":`...)
 	dst = strconv.AppendUint(dst, r.Seq, 10)
+	if r.Late {
+		dst = append(dst, `,"late":true`...)
+	}
 	return appendResultRest(append(dst, ','), r)
 }
 
-// AppendResultBody is AppendResult without seq, which differs from link to link:
-// AppendSeq adds it.
+// AppendResultBody is AppendResult without what is known only when it is sent (seq,
+// late), which AppendResultHead says.
 func AppendResultBody(dst []byte, r *Result) []byte {
 	dst = append(dst, `{"v":`...)
 	dst = strconv.AppendInt(dst, int64(r.V), 10)
@@ -38,9 +41,8 @@ func AppendSeq(dst []byte, seq uint64, body []byte) []byte {
 func appendResultRest(dst []byte, r *Result) []byte {
 	dst = appendString(append(dst, `"id":`...), r.ID)
 	dst = strconv.AppendUint(append(dst, `,"sid":`...), r.SID, 10)
-	dst = append(dst, `,"ts":"`...)
-	dst = r.TS.UTC().AppendFormat(dst, "2006-01-02T15:04:05.999999999Z07:00")
-	dst = appendString(append(dst, `","pipe":`...), r.Pipe)
+	dst = appendTime(append(dst, `,"ts":`...), r.TS)
+	dst = appendString(append(dst, `,"pipe":`...), r.Pipe)
 	dst = strconv.AppendUint(append(dst, `,"frame":`...), r.Frame, 10)
 	if r.Name != "" {
 		dst = appendString(append(dst, `,"name":`...), r.Name)
@@ -68,14 +70,7 @@ func appendItem(dst []byte, it *Item) []byte {
 	dst = strconv.AppendInt(append(dst, `,"id":`...), int64(it.ID), 10)
 	dst = appendFloat(append(dst, `,"score":`...), float64(it.Score), 32)
 	if it.Box != nil {
-		dst = append(dst, `,"box":[`...)
-		for i, v := range it.Box {
-			if i > 0 {
-				dst = append(dst, ',')
-			}
-			dst = appendFloat(dst, float64(v), 32)
-		}
-		dst = append(dst, ']')
+		dst = appendBox(dst, it.Box)
 	}
 	return append(dst, '}')
 }

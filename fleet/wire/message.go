@@ -184,6 +184,7 @@ type ShadowRun struct {
 type DesiredConfig struct {
 	HealthSeconds int      `json:"health_seconds,omitempty"` // 0: the default, 60
 	Results       []string `json:"results,omitempty"`        // pipelines whose results the fleet asks for; "*" is all
+	Events        []string `json:"events,omitempty"`         // the same for events
 }
 
 // Reported is up/reported: what a device runs and what it thinks of what is desired.
@@ -315,6 +316,9 @@ type Result struct {
 	LatMS Latency   `json:"lat_ms"`
 	Kind  string    `json:"kind"` // classify, detect, raw
 	Items []Item    `json:"items"`
+	// Late is true for what did not go out at once: it was held back while the link was
+	// down, or waited.
+	Late bool `json:"late,omitempty"`
 }
 
 // ModelRef says which model gave a result.
@@ -355,7 +359,7 @@ type LostSpan struct {
 	Class  string    `json:"class"`
 	From   uint64    `json:"from"`
 	To     uint64    `json:"to"`
-	Reason string    `json:"reason"` // bytes, age, crash
+	Reason string    `json:"reason"` // bytes, age, crash (some of them may have come), damaged
 	TS     time.Time `json:"ts"`
 }
 

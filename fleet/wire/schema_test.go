@@ -37,6 +37,7 @@ func kinds() []kind {
 		kindOf[Reported]("reported", MaxReported),
 		kindOf[ExecStep]("exec", MaxExec),
 		kindOf[Result]("result", MaxResult),
+		kindOf[Event]("event", MaxResult),
 		kindOf[Lost]("lost", MaxResult),
 		kindOf[BlockGet]("block-get", MaxHealth),
 		kindOf[HomeModel]("home-model", MaxHomeModel),

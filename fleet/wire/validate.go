@@ -186,11 +186,17 @@ func (d *Desired) Validate() error {
 		c.digest("trust.sha256", t.SHA256)
 		c.that(t.Length >= 1 && t.Length <= 1<<20, "trust.length: %d is not within 1…%d", t.Length, 1<<20)
 	}
-	c.count("config.results", len(s.Config.Results), MaxPipelines)
-	for _, p := range s.Config.Results {
-		c.that(p == "*" || ValidID(p), "config.results: %q is not a pipeline", clip(p))
-	}
+	c.pipelines("config.results", s.Config.Results)
+	c.pipelines("config.events", s.Config.Events)
 	return c.err
+}
+
+// pipelines is a list of them, "*" for all.
+func (c *checker) pipelines(key string, list []string) {
+	c.count(key, len(list), MaxPipelines)
+	for _, p := range list {
+		c.that(p == "*" || ValidID(p), "%s: %q is not a pipeline", key, clip(p))
+	}
 }
 
 func (c *checker) release(key string, r DesiredRelease) {

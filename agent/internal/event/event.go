@@ -42,8 +42,8 @@ type Zone struct {
 type Told interface {
 	// Count says how many of a label are in a zone now.
 	Count(zone, label string, n int)
-	// Event says that something came, changed or went. ID, Type, Label, Zone, Score,
-	// Start, End, Count and Box are set. e is the Watcher's own.
+	// Event says that something came, changed or went: all but Pipe, Image and what the
+	// uplink knows is set. e is the Watcher's own.
 	Event(e *wire.Event)
 }
 
@@ -64,7 +64,8 @@ type presence struct {
 
 	here    bool       // it has come, and that was told
 	event   wire.Event // the last that was told
-	updated time.Time  // when that was
+	words   int        // told of the event
+	updated time.Time  // when the last of them was
 	count   int        // told last
 	other   int        // a number that results show instead, and
 	row     int        // how many in a row
@@ -166,8 +167,8 @@ func (w *Watcher) step(p *presence, at time.Time, t Told) {
 // come begins an event.
 func (w *Watcher) come(p *presence, at time.Time, t Told) {
 	w.n++
-	p.here, p.count = true, p.now
-	p.event = wire.Event{ID: fmt.Sprintf("%s-%d", w.c.IDPrefix, w.n), Type: wire.EventStart, Label: p.label, Zone: p.zone, Start: p.event.Start, Count: p.now}
+	p.here, p.count, p.words = true, p.now, 0
+	p.event = wire.Event{V: wire.Version, Event: fmt.Sprintf("%s-%d", w.c.IDPrefix, w.n), Type: wire.EventStart, Label: p.label, Zone: p.zone, Start: p.event.Start, Count: p.now}
 	p.look()
 	t.Count(p.zone, p.label, p.count)
 	w.tell(p, at, t)
@@ -217,7 +218,9 @@ func (p *presence) look() {
 
 // tell says what happened, unless zones are what matters and this is none of them.
 func (w *Watcher) tell(p *presence, at time.Time, t Told) {
-	p.updated = at
+	p.event.TS, p.updated = at, at
+	p.event.ID = fmt.Sprintf("%s/%d", p.event.Event, p.words)
+	p.words++
 	if p.zone != All || len(w.c.Zones) == 0 {
 		t.Event(&p.event)
 	}

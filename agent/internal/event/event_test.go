@@ -20,7 +20,7 @@ func (d *diary) Count(zone, label string, n int) {
 }
 
 func (d *diary) Event(e *wire.Event) {
-	s := fmt.Sprintf("%s %s %s/%s %.2f x%d from %ds", e.ID, e.Type, e.Zone, e.Label, e.Score, e.Count, e.Start.Sub(noon)/time.Second)
+	s := fmt.Sprintf("%s %s %s/%s %.2f x%d from %ds", e.Event, e.Type, e.Zone, e.Label, e.Score, e.Count, e.Start.Sub(noon)/time.Second)
 	if !e.End.IsZero() {
 		s += fmt.Sprintf(" to %ds", e.End.Sub(noon)/time.Second)
 	}
@@ -92,6 +92,7 @@ type ledger struct {
 	count map[string]int
 	open  map[string]string // event by zone/label
 	ended map[string]bool
+	words map[string]bool // ids
 }
 
 func (l *ledger) Count(zone, label string, n int) {
@@ -104,18 +105,21 @@ func (l *ledger) Count(zone, label string, n int) {
 func (l *ledger) Event(e *wire.Event) {
 	at := e.Zone + "/" + e.Label
 	switch {
-	case e.Type == wire.EventStart && l.open[at] == "" && !l.ended[e.ID]:
-		l.open[at] = e.ID
-	case e.Type == wire.EventUpdate && l.open[at] == e.ID:
-	case e.Type == wire.EventEnd && l.open[at] == e.ID && !e.End.Before(e.Start):
+	case e.Type == wire.EventStart && l.open[at] == "" && !l.ended[e.Event]:
+		l.open[at] = e.Event
+	case e.Type == wire.EventUpdate && l.open[at] == e.Event:
+	case e.Type == wire.EventEnd && l.open[at] == e.Event && !e.End.Before(e.Start):
 		delete(l.open, at)
-		l.ended[e.ID] = true
+		l.ended[e.Event] = true
 	default:
 		l.t.Fatalf("%s: %s after %q", at, e.Type, l.open[at])
 	}
-	if e.Count < 1 || e.Score <= 0 {
-		l.t.Fatalf("%+v", e)
+	said := *e
+	said.Pipe = "cam"
+	if err := said.Validate(); err != nil || l.words[e.ID] {
+		l.t.Fatalf("%+v: %v, or its id is not the first", e, err)
 	}
+	l.words[e.ID] = true
 }
 
 // Whatever results come: every event starts, is updated and ends in this order, no
@@ -127,7 +131,7 @@ func TestAnyResults(t *testing.T) {
 		for z := range random.IntN(3) {
 			c.Zones = append(c.Zones, Zone{fmt.Sprint("z", z), [][2]float32{{random.Float32(), random.Float32()}, {random.Float32(), random.Float32()}, {random.Float32(), random.Float32()}}})
 		}
-		w, l, at := New(c), &ledger{t, map[string]int{}, map[string]string{}, map[string]bool{}}, noon
+		w, l, at := New(c), &ledger{t, map[string]int{}, map[string]string{}, map[string]bool{}, map[string]bool{}}, noon
 		for range 300 {
 			at = at.Add(time.Duration(random.IntN(3000)) * time.Millisecond)
 			if random.IntN(5) == 0 {
@@ -136,7 +140,7 @@ func TestAnyResults(t *testing.T) {
 			}
 			var items []wire.Item
 			for range random.IntN(5) {
-				x, y := random.Float32(), random.Float32()
+				x, y := random.Float32()*.9, random.Float32()*.9
 				items = append(items, thing(fmt.Sprint("label", random.IntN(4)), .1+random.Float32(), x, y, x+.1, y+.1))
 			}
 			w.See(at, items, l)
