@@ -12,8 +12,8 @@ type Event struct {
 	// ID is this word's: unique, the same on every link and every resend.
 	ID    string      `json:"id"`
 	Event string      `json:"event"` // the same for all words about one thing
-	Seq   uint64      `json:"seq"` // per class and link, without a gap
-	TS    time.Time   `json:"ts"`  // of the frame that gave rise to it
+	Seq   uint64      `json:"seq"`   // per class and link, without a gap
+	TS    time.Time   `json:"ts"`    // of the frame that gave rise to it
 	Pipe  string      `json:"pipe"`
 	Type  string      `json:"type"` // start, update, end
 	Label string      `json:"label"`

@@ -87,6 +87,16 @@ type PipelineHealth struct {
 	// processes share is divided among them. Pipelines on one exclusive device share a
 	// runner, and each says the whole. 0: not known.
 	Memory int64 `json:"mem,omitempty"`
+	// Drift is how far the last day was from the model's first one; nil: not known.
+	Drift *Drift `json:"drift,omitempty"`
+}
+
+// Drift is how far what a model is shown and says is from what was usual, each from 0
+// (not at all) to 1.
+type Drift struct {
+	Light  float64 `json:"light"`  // brightness of frames: the distance of Kolmogorov and Smirnov
+	Scores float64 `json:"scores"` // of what is named first: the same
+	Labels float64 `json:"labels"` // that are named first: half the sum of the differences of their shares
 }
 
 // DegradedFallback is the code of a pipeline that gives results, on a worse

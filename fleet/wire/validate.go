@@ -160,6 +160,11 @@ func (h *Health) Validate() error {
 		c.within("pipes."+name+".p99", p.P99, 0, 1e12)
 		c.text("pipes."+name+".deg", p.Degraded, 64)
 		c.that(p.Memory >= 0, "pipes.%s.mem: %d", name, p.Memory)
+		if d := p.Drift; d != nil {
+			c.within("pipes."+name+".drift.light", d.Light, 0, 1)
+			c.within("pipes."+name+".drift.scores", d.Scores, 0, 1)
+			c.within("pipes."+name+".drift.labels", d.Labels, 0, 1)
+		}
 		c.count("pipes."+name+".drop", len(p.Dropped), 16)
 		for _, k := range keys(p.Dropped) {
 			c.id("pipes."+name+".drop", k)

@@ -132,3 +132,28 @@ func BenchmarkMask(b *testing.B) {
 		}
 	}
 }
+
+func TestBrightness(t *testing.T) {
+	for format := hal.FormatGray; format <= hal.FormatNV12; format++ {
+		f := white(format, 10, 6)
+		if light, ok := Brightness(f); !ok || light != 1 {
+			t.Errorf("format %d, white: %v, %v", format, light, ok)
+		}
+		if err := NewMask([][][2]float32{{{0, 0}, {0.49, 0}, {0.49, 1}, {0, 1}}}).Paint(f); err != nil {
+			t.Fatal(err)
+		}
+		if light, ok := Brightness(f); !ok || light < 0.45 || light > 0.55 {
+			t.Errorf("format %d, half black: %v, %v", format, light, ok)
+		}
+	}
+	limited := white(hal.FormatNV12, 10, 6)
+	limited.Limited = true
+	if light, _ := Brightness(limited); light != 1 {
+		t.Errorf("limited: %v", light)
+	}
+	for _, f := range []*hal.Frame{{Samples: []float32{1}}, {Format: hal.FormatRGB, Width: 5, Height: 5}} {
+		if _, ok := Brightness(f); ok {
+			t.Error("brightness of nothing")
+		}
+	}
+}
