@@ -11,6 +11,10 @@ type Message struct {
 	Payload []byte
 	QoS     byte // 0 or 1
 	Retain  bool
+	// Again, when not nil, is asked for the payload whenever a connection begins that
+	// will send again what the one before had taken and not got acknowledged: what was
+	// true of the message then may not be any more. It must not call the Link.
+	Again func() []byte
 }
 
 // ErrOffline is returned by Link.Publish while there is no connection.

@@ -39,6 +39,7 @@ func Run(t *testing.T, make func(t *testing.T) Rig) {
 		"cuts lose nothing":      cuts,
 		"session survives":       sessionSurvives,
 		"clean session resends":  cleanResends,
+		"sent again":             sentAgain,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, make(t)) })
@@ -418,4 +419,61 @@ func cleanResends(t *testing.T, r Rig) {
 		}
 	}
 	sub.Until("all", func() bool { return distinct(sub.got) == 500 })
+}
+
+// sentAgain: what goes out a second time says what is true then, and only that.
+func sentAgain(t *testing.T, r Rig) {
+	sub := Start(t, r.Link("sub", false), subscribeTo("t/#"))
+	sub.UntilUp(1)
+	pub := Start(t, r.Link("pub", false), wire.Spec{})
+	var mu sync.Mutex
+	asked := map[int]bool{}
+	message := func(i int) wire.Message {
+		m := numbered(i)
+		m.Again = func() []byte {
+			mu.Lock()
+			defer mu.Unlock()
+			asked[i] = true
+			return fmt.Appendf(nil, "%d again", i)
+		}
+		return m
+	}
+	const quiet = 50
+	for i := range quiet {
+		pub.Send(message(i))
+	}
+	if len(asked) > 0 {
+		t.Errorf("%d were asked again without a cut", len(asked))
+	}
+	n, again := quiet, 0
+	for end := time.Now().Add(patience); again < 5 && time.Now().Before(end); {
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Add(1)
+			pub.Push(message(n), wg.Done)
+			n++
+		}
+		r.Cut("pub")
+		wg.Wait()
+		mu.Lock()
+		again = len(asked)
+		mu.Unlock()
+	}
+	if again < 5 {
+		t.Fatalf("of %d messages %d were sent again", n, again)
+	}
+	sub.Until("all of them, and those that were asked as they are now", func() bool {
+		got := map[string]bool{}
+		for _, m := range sub.got {
+			got[string(m.Payload)] = true
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range n {
+			if now := fmt.Sprintf("%d again", i); asked[i] != got[now] || !asked[i] && !got[fmt.Sprint(i)] {
+				return false
+			}
+		}
+		return true
+	})
 }

@@ -75,6 +75,7 @@ func (l *Link) connection(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	l.refresh()
 	var will *wire.Message
 	if l.spec.Will != nil {
 		will = l.spec.Will()
@@ -104,6 +105,17 @@ func (l *Link) connection(ctx context.Context) error {
 	wg.Wait()
 	l.dropQoS0()
 	return err
+}
+
+// refresh asks what was not settled on the connection before for what it says now.
+func (l *Link) refresh() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.flights {
+		if m := &l.flights[i].m; m.Again != nil {
+			m.Payload = m.Again()
+		}
+	}
 }
 
 func (l *Link) setUp(up bool) {

@@ -187,6 +187,7 @@ func (l *Link) pending() int {
 // connection lives through one connection, from the dial to its end, and returns
 // why it ended. When it returns, everything it started has ended.
 func (l *Link) connection(ctx context.Context) error {
+	l.refresh()
 	c := &connection{link: l, in: make(chan paho.Message, inboundDepth), lost: make(chan error, 1)}
 	c.client = paho.NewClient(c.options(ctx))
 	if err := c.open(ctx); err != nil {
@@ -214,6 +215,19 @@ func (l *Link) connection(ctx context.Context) error {
 	wg.Wait()
 	l.dropQoS0()
 	return err
+}
+
+// refresh asks what was not acknowledged on the connection before for what it says now.
+func (l *Link) refresh() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, list := range [][]*flight{l.sent, l.queue} {
+		for _, f := range list {
+			if f.m.Again != nil {
+				f.m.Payload = f.m.Again()
+			}
+		}
+	}
 }
 
 func (l *Link) setUp(up bool) {
