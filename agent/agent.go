@@ -21,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/covey-edge/covey/agent/internal/health"
+	"github.com/covey-edge/covey/agent/internal/picture"
 	"github.com/covey-edge/covey/agent/internal/pipeline"
 	"github.com/covey-edge/covey/agent/internal/slots"
 	"github.com/covey-edge/covey/agent/internal/update"
@@ -69,8 +70,12 @@ type agent struct {
 	loop     *update.Loop
 	director *director
 	settings *settings
+	state    *slots.Store
 	stations stations
+	album    *picture.Album
 	changed  chan struct{} // 1: the reported document has something new
+	setting  sync.Mutex    // one thing is set at home at a time
+	news     atomic.Bool   // the house is to be told anew of what this board has
 
 	probed   chan struct{} // closed when what follows is known
 	devices  []wire.HelloDevice
@@ -84,7 +89,8 @@ type agent struct {
 // no waiting can mend: a data folder that cannot be used, a link that is
 // configured wrongly; ErrReconfigured when it is to be called again.
 func Run(ctx context.Context, c Config) error {
-	a := &agent{Config: c, stations: stations{}, changed: make(chan struct{}, 1), probed: make(chan struct{})}
+	a := &agent{Config: c, stations: stations{}, changed: make(chan struct{}, 1), probed: make(chan struct{}),
+		album: &picture.Album{Most: keptPictures, Age: pictureAge}}
 	if err := a.build(); err != nil {
 		return err
 	}
@@ -97,7 +103,7 @@ func Run(ctx context.Context, c Config) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	a.settings.restart = func() { cancel(ErrReconfigured) }
-	var links, rest sync.WaitGroup
+	var links, scenes, rest sync.WaitGroup
 	var linkErr error
 	links.Go(func() {
 		<-a.probed // hello comes before everything else
@@ -105,9 +111,13 @@ func Run(ctx context.Context, c Config) error {
 		cancel(linkErr) // before its time: nothing can work without it
 	})
 	rest.Go(func() { a.probe(ctx) })
+	told, silence := context.WithCancel(linked)
+	defer silence()
 	for _, s := range a.stations {
+		scenes.Go(func() { s.scene.run(told) })
 		rest.Go(func() { a.frames(ctx, s) })
 		rest.Go(func() { s.climb(ctx) })
+		rest.Go(func() { s.restarts(ctx) })
 		if s.file.Model != "" {
 			rest.Go(func() { a.runLocal(ctx, s) })
 		}
@@ -118,6 +128,8 @@ func Run(ctx context.Context, c Config) error {
 	rest.Go(func() { a.watch(ctx) })
 	rest.Go(func() { a.reportHealth(ctx) })
 	rest.Wait()
+	silence()
+	scenes.Wait()
 	unlink()
 	links.Wait()
 	a.Log.Info().Msg("agent ends")
@@ -140,6 +152,7 @@ func (a *agent) build() error {
 	if err != nil {
 		return err
 	}
+	a.state = state
 	a.configure(state, blobs)
 	a.Engines = a.ladders()
 	start := startID()
@@ -169,6 +182,11 @@ func (a *agent) build() error {
 		fetch: func(ctx context.Context, t wire.DesiredTrust) ([]byte, error) {
 			return a.loop.FetchBlob(ctx, t.SHA256, t.Length)
 		}}
+	for name, s := range a.stations {
+		s.scene.seen = a.uplink.Labels(name)
+		s.apply(state.State().Home[name])
+	}
+	a.announce()
 	poke(a.changed)
 	return nil
 }
@@ -183,7 +201,7 @@ func (a *agent) station(p PipelineFile, start string) *station {
 	for accelerator, ways := range a.File.settings(cpu{}) {
 		o.options[accelerator] = ways[0] // where no other is tried
 	}
-	s := &station{file: p, open: o}
+	s := &station{file: p, open: o, again: make(chan struct{}, 1), drift: a.drift(p.Name)}
 	if p.Model == "" {
 		s.note = func(release wire.Digest, r update.Run) {
 			a.loop.Note(p.Name, release, r)
@@ -191,12 +209,15 @@ func (a *agent) station(p PipelineFile, start string) *station {
 		}
 	}
 	log := a.Log.With().Str("pipeline", p.Name).Logger()
+	s.scene = newScene(p.Name, fmt.Sprintf("%s-%s-%s-", a.Device, start, p.Name), p.Events, a, a.File.policy(p), a.album, log)
 	s.pipe = pipeline.New(pipeline.Config{
 		Name:     p.Name,
 		Source:   keep(a.Source, p.Source, &s.noFrames, log),
 		Publish:  func(r *wire.Result) error { return offered(a.uplink.Offer(p.Name, r)) },
 		Room:     func() <-chan struct{} { return a.uplink.Room() },
 		Reopen:   s.reopen,
+		Look:     s.look,
+		Seen:     s.seen,
 		SID:      func() uint64 { return a.uplink.SID() },
 		IDPrefix: fmt.Sprintf("%s-%s-%s", a.Device, start, p.Name),
 		Serial:   runtime.NumCPU() == 1, // nothing to overlap on
@@ -238,6 +259,7 @@ func (a *agent) setFromHome(pipeline, setting, value string) error {
 // frames runs one pipeline to its end.
 func (a *agent) frames(ctx context.Context, s *station) {
 	err := s.pipe.Run(ctx)
+	s.scene.end()
 	st := s.pipe.Stats()
 	e := a.Log.Info().Err(err).Str("pipeline", s.file.Name).Uint64("captured", st.Captured).Uint64("published", st.Published)
 	for i, n := range st.Dropped {
@@ -300,7 +322,7 @@ func (a *agent) reportHealth(ctx context.Context) {
 		Sampler: health.NewSampler(a.Root, a.File.Data),
 		Period:  a.healthPeriod,
 		Collect: func() health.Input { return a.collect(before) },
-		Publish: func(h *wire.Health) { a.uplink.SetHealth(*h) },
+		Publish: func(h *wire.Health) { a.uplink.SetHealth(*h); a.uplink.SetDiagnostics(a.diagnostics(h)) },
 	}
 	r.Run(ctx) // its only end is ctx's
 }
@@ -328,6 +350,7 @@ func (a *agent) collect(before map[string]pipeline.Stats) health.Input {
 		if l, _ := s.working(); l != nil {
 			h.Memory = l.memory()
 		}
+		h.Drift = s.drift.Last()
 		in.Pipes[name] = h
 		before[name] = now
 	}

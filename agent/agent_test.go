@@ -40,7 +40,7 @@ func newEngine() tflite {
 }
 
 // picture is a model file that fits the fake engine; tail makes files differ.
-func picture(tail string) []byte {
+func aPicture(tail string) []byte {
 	b := haltest.TFLite(haltest.Op{Code: haltest.OpReshape}, 1,
 		haltest.Tensor("picture", 3, 1, 8, 8, 3), haltest.Tensor("scores", haltest.Float32Type, 1, 4))
 	return append(b, tail...)
@@ -196,7 +196,7 @@ func (w *world) reported() wire.Reported {
 // board starts a real agent in this world and returns what ends it.
 func (w *world) board(ctx context.Context, e hal.Engine, log zerolog.Logger) (stop func() error) {
 	local := filepath.Join(w.t.TempDir(), "local.tflite")
-	if err := os.WriteFile(local, picture("local"), 0o600); err != nil {
+	if err := os.WriteFile(local, aPicture("local"), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -241,12 +241,12 @@ func TestAgent(t *testing.T) {
 		var log logLines
 		stop := w.board(ctx, engine, zerolog.New(&log))
 
-		good := w.release("birds", "1.0.0", picture(strings.Repeat("v1", 100_000)))
+		good := w.release("birds", "1.0.0", aPicture(strings.Repeat("v1", 100_000)))
 		w.desire(1, good)
 		if s := w.await(good.Execution); s.State != wire.Succeeded {
 			t.Fatalf("good release: %+v", s)
 		}
-		bad := w.release("birds", "2.0.0", picture("bad"))
+		bad := w.release("birds", "2.0.0", aPicture("bad"))
 		w.desire(2, bad)
 		if s := w.await(bad.Execution); s.State != wire.Rejected || s.Fault == nil || s.Fault.Code != string(hal.CodeOp) {
 			t.Fatalf("bad release: %+v", s)
@@ -292,10 +292,10 @@ func TestInstallFromHome(t *testing.T) {
 		w := newWorld(t)
 		w.run(ctx)
 		stop := w.board(ctx, newEngine(), zerolog.Nop())
-		first := w.release("birds", "1.0.0", picture("v1"))
+		first := w.release("birds", "1.0.0", aPicture("v1"))
 		w.desire(1, first)
 		w.await(first.Execution)
-		next := w.release("birds", "1.1.0", picture("v2"))
+		next := w.release("birds", "1.1.0", aPicture("v2"))
 		next.Consent = true
 		w.desire(2, next)
 		time.Sleep(30 * time.Second)
@@ -338,7 +338,7 @@ func TestRate(t *testing.T) {
 		w := newWorld(t)
 		w.run(ctx)
 		stop := w.board(ctx, newEngine(), zerolog.Nop())
-		r := w.release("birds", "1.0.0", picture(strings.Repeat("v1", 20*wire.BlockSize)))
+		r := w.release("birds", "1.0.0", aPicture(strings.Repeat("v1", 20*wire.BlockSize)))
 		r.Rate = 4 * wire.BlockSize
 		w.desire(1, r)
 		if s := w.await(r.Execution); s.State != wire.Succeeded {

@@ -34,10 +34,13 @@ type File struct {
 	Accelerators  []hal.Accelerator                     // that models may run on, best first; empty: all there are
 	Delegates     []DelegateFile                        // libraries that run TFLite models, for external:<library>
 	Settings      map[hal.Accelerator]map[string]string // of accelerators, by their own names
+	Privacy       PrivacyFile
+	Local         *LocalFile // nil: there is no page
 	Pipelines     []PipelineFile
 
-	source *configDecoder // that has read it; nil: a program made it
-	tree   *yaml.Node     // what it has read
+	fleetPrivacy *PrivacyFile   // what the fleet forbids; nil: nothing
+	source       *configDecoder // that has read it; nil: a program made it
+	tree         *yaml.Node     // what it has read
 }
 
 // DelegateFile is an external TFLite delegate: the way to a vendor's accelerator.
@@ -66,7 +69,15 @@ type HomeFile struct {
 	User         string
 	PasswordFile string
 	CA           string // PEM file; "" for the system's
+	// Discovery is the prefix of topics under which Home Assistant is told of the board;
+	// "off": it is not told.
+	Discovery string
 }
+
+// DefaultDiscovery is Home Assistant's own prefix.
+const DefaultDiscovery = "homeassistant"
+
+const discoveryOff = "off"
 
 // PipelineFile is one pipeline. Zero values leave a setting to the fleet, the
 // release or the default, in this order.
@@ -94,6 +105,11 @@ type PipelineFile struct {
 
 	Shapes map[string][]int // of inputs that the model leaves open, by name
 	Weight float64          // part in the time of an accelerator that pipelines share; 0: 1
+
+	Privacy PrivacyFile
+	Zones   []ZoneFile     // nil: those that were drawn on the page
+	Masks   [][][2]float32 // nil: likewise
+	Events  EventsFile
 }
 
 // ReadFile reads a configuration file. Its errors are those of ParseFile, and it
@@ -181,7 +197,7 @@ func readPassword(path string) (string, error) {
 }
 
 func (d *configDecoder) fileFields(f *File) fields {
-	return fields{
+	return d.privacyFields(&f.Privacy).and(fields{
 		"device":         d.id((*string)(&f.Device)),
 		"data":           d.path(&f.Data),
 		"log":            d.oneOf(&f.Log, "trace", "debug", "info", "warn", "error"),
@@ -195,21 +211,23 @@ func (d *configDecoder) fileFields(f *File) fields {
 			"transfer": d.oneOf(&f.Fleet.Transfer, transferAuto, transferMQTT, transferHTTPS),
 		}),
 		"home":         d.home(&f.Home),
+		"local":        d.local(&f.Local),
 		"accelerators": d.accelerators(&f.Accelerators),
 		"delegates":    d.delegates(&f.Delegates),
 		"settings":     d.settings(&f.Settings),
 		"pipelines":    d.pipelines(&f.Pipelines),
-	}
+	})
 }
 
 func (d *configDecoder) home(to **HomeFile) field {
 	return func(n *yaml.Node) {
-		h := &HomeFile{}
+		h := &HomeFile{Discovery: DefaultDiscovery}
 		d.object("home", fields{
 			"broker":        d.broker(&h.Broker, "mqtt", "mqtts", "ws", "wss"),
 			"user":          d.text(&h.User),
 			"password_file": d.secret(&h.PasswordFile),
 			"ca":            d.path(&h.CA),
+			"discovery":     d.topicLevel(&h.Discovery),
 		})(n)
 		if h.Broker == "" {
 			d.errorf(n, `home needs a broker, as in "broker: mqtt://192.168.1.10"`)
@@ -252,7 +270,10 @@ func (d *configDecoder) pipelineName(to *string) field {
 }
 
 func (d *configDecoder) pipelineFields(p *PipelineFile) fields {
-	return fields{
+	return d.privacyFields(&p.Privacy).and(fields{
+		"zones":              d.zones(&p.Zones),
+		"masks":              d.masks(&p.Masks),
+		"events":             d.events(&p.Events),
 		"source":             d.source(&p.Source),
 		"model":              d.path(&p.Model),
 		"labels":             d.path(&p.Labels),
@@ -274,7 +295,7 @@ func (d *configDecoder) pipelineFields(p *PipelineFile) fields {
 			d.oneOf(&s, "grouped", "each")(n)
 			p.DurableEach = s == "each"
 		},
-	}
+	})
 }
 
 // checkModels finds pipelines that could never have a model.

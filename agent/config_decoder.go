@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"net"
 	"net/url"
@@ -137,6 +138,12 @@ func (d *configDecoder) eachKey(n *yaml.Node, where string, do func(key, value *
 		first[key.Value] = key.Line
 		do(key, value)
 	}
+}
+
+// and is f with other keys.
+func (f fields) and(more fields) fields {
+	maps.Copy(f, more)
+	return f
 }
 
 // object reads a mapping of known keys. A key without a value is taken as not there.

@@ -39,7 +39,28 @@ func (f *File) with(name string, text []byte) (*File, error) {
 		return nil, errors.Join(d.errs...)
 	}
 	both := *f.source
-	return both.read(merged(f.tree, theirs, 2))
+	file, err := both.read(merged(f.tree, without(theirs, "privacy", "pictures", "blur"), 2))
+	if err != nil {
+		return nil, err
+	}
+	file.fleetPrivacy = &PrivacyFile{}
+	d.object("a fleet's configuration", d.privacyFields(file.fleetPrivacy).and(fields{"health_seconds": ignored, "accelerators": ignored, "pipelines": ignored}))(theirs)
+	return file, nil
+}
+
+// ignored reads nothing.
+func ignored(*yaml.Node) {}
+
+// without is a mapping but for some keys.
+func without(n *yaml.Node, keys ...string) *yaml.Node {
+	rest := *n
+	rest.Content = nil
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if !slices.Contains(keys, n.Content[i].Value) {
+			rest.Content = append(rest.Content, n.Content[i], n.Content[i+1])
+		}
+	}
+	return &rest
 }
 
 // fleetFields are the keys that a fleet may write, on a board with these delegates.
@@ -47,6 +68,9 @@ func (d *configDecoder) fleetFields(delegates []hal.Device) fields {
 	var scratch File
 	all := d.fileFields(&scratch)
 	return fields{
+		"privacy":        all["privacy"], // these forbid, and loosen nothing
+		"pictures":       all["pictures"],
+		"blur":           all["blur"],
 		"health_seconds": all["health_seconds"],
 		"accelerators":   d.noLibrary(delegates, all["accelerators"]),
 		"pipelines": func(n *yaml.Node) {
@@ -54,8 +78,9 @@ func (d *configDecoder) fleetFields(delegates []hal.Device) fields {
 				var p PipelineFile
 				d.pipelineName(&p.Name)(key)
 				known := d.pipelineFields(&p)
-				delete(known, "model")
-				delete(known, "labels")
+				for _, key := range []string{"model", "labels", "privacy", "pictures", "blur"} {
+					delete(known, key)
+				}
 				known["source"] = d.fleetSource(&p.Source)
 				known["accelerator"] = d.noLibrary(delegates, known["accelerator"])
 				known["accelerators"] = d.noLibrary(delegates, known["accelerators"])

@@ -2,15 +2,14 @@ package agent
 
 import (
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/covey-edge/covey/agent/internal/event"
 	"github.com/covey-edge/covey/agent/internal/picture"
+	"github.com/covey-edge/covey/fleet/wire"
 )
 
 // PrivacyFile says what may be shown of what a board sees. Empty fields leave it to the
@@ -138,7 +137,7 @@ func (d *configDecoder) zones(to *[]ZoneFile) field {
 		d.eachKey(n, "zones", func(key, value *yaml.Node) {
 			z := ZoneFile{}
 			d.id(&z.Name)(key)
-			if reservedZone(z.Name) {
+			if z.Name != "" && !wire.ValidZone(z.Name) {
 				d.errorf(key, "no zone can be called %s: the pipeline's own topics are", z.Name)
 			}
 			d.polygon(&z.Corners)(value)
@@ -148,12 +147,6 @@ func (d *configDecoder) zones(to *[]ZoneFile) field {
 			d.errorf(n, "%d zones, the limit is %d", len(*to), maxZones)
 		}
 	}
-}
-
-// reservedZone says whether a zone's topic would lie among others of a pipeline.
-func reservedZone(name string) bool {
-	return name == event.All || slices.Contains([]string{"available", "result", "event", "image", "model", "last",
-		"enabled", "threshold", "install", "restart", "snapshot"}, name)
 }
 
 func (d *configDecoder) masks(to *[][][2]float32) field {

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -69,9 +71,19 @@ log: debug
 health_seconds: 30
 labels: {site: lyon, floor: 2}
 fleet: {enabled: true, url: "mqtts://fleet.example"}
-home: {broker: "mqtts://[fe80::1]", user: covey, password_file: home.pass, ca: ca.pem}
+home: {broker: "mqtts://[fe80::1]", user: covey, password_file: home.pass, ca: ca.pem, discovery: ha}
+privacy: thumbnails
+pictures: home
+blur: [face]
+local: {listen: ":8099", password_file: page.pass}
 pipelines:
   b:
+    privacy: frames
+    pictures: fleet
+    blur: [face, plate]
+    zones: {door: [[0, 0.5], [0.5, 0.5], [0.5, 1]]}
+    masks: [[[0, 0], [1, 0], [1, 0.1], [0, 0.1]]]
+    events: {labels: [person], confirm: 3, hold: 2s}
     source: {type: synthetic, fps: 12.5, count: 10, width: 320, height: 240, live: true}
     model: m.tflite
     labels: l.txt
@@ -95,14 +107,20 @@ pipelines:
 	}
 	if f.Device != "porch-1" || f.Data != "/etc/covey/state" || f.Log != "debug" || f.HealthSeconds != 30 || len(f.Labels) != 2 || f.Labels["floor"] != "2" ||
 		f.Fleet != (FleetFile{URL: "mqtts://fleet.example:8883"}) ||
-		*f.Home != (HomeFile{Broker: "mqtts://[fe80::1]:8883", User: "covey", PasswordFile: "/etc/covey/home.pass", CA: "/etc/covey/ca.pem"}) {
+		*f.Home != (HomeFile{Broker: "mqtts://[fe80::1]:8883", User: "covey", PasswordFile: "/etc/covey/home.pass", CA: "/etc/covey/ca.pem", Discovery: "ha"}) ||
+		!reflect.DeepEqual(f.Privacy, PrivacyFile{Class: "thumbnails", Pictures: "home", Blur: []string{"face"}}) ||
+		*f.Local != (LocalFile{Listen: ":8099", PasswordFile: "/etc/covey/page.pass"}) {
 		t.Errorf("got %+v home %+v", f, f.Home)
 	}
 	want := PipelineFile{Name: "b", Source: SourceFile{Type: "synthetic", FPS: 12.5, Count: 10, Width: 320, Height: 240, Live: true},
 		Model: "/etc/covey/m.tflite", Labels: "/etc/covey/l.txt", Accelerator: "edgetpu", AcceleratorDevice: "usb:1", Threads: 2, Threshold: 0.4, Top: 3,
 		Deadline: 500 * time.Millisecond, Memory: 256 << 20, DurableEach: true,
 		Fit: "letterbox", Crop: [4]float32{0, 0.25, 1, 0.75}, BGR: true, Weight: 2,
-		Shapes: map[string][]int{"x": {1, 3, 8, 8}}}
+		Shapes:  map[string][]int{"x": {1, 3, 8, 8}},
+		Privacy: PrivacyFile{Class: "frames", Pictures: "fleet", Blur: []string{"face", "plate"}},
+		Zones:   []ZoneFile{{Name: "door", Corners: [][2]float32{{0, 0.5}, {0.5, 0.5}, {0.5, 1}}}},
+		Masks:   [][][2]float32{{{0, 0}, {1, 0}, {1, 0.1}, {0, 0.1}}},
+		Events:  EventsFile{Labels: []string{"person"}, Confirm: 3, Hold: 2 * time.Second}}
 	if !reflect.DeepEqual(f.Pipelines[0], want) {
 		t.Errorf("got  %+v\nwant %+v", f.Pipelines[0], want)
 	}
@@ -204,6 +222,18 @@ func TestMistakesSayWhereAndWhat(t *testing.T) {
 		{"label with a list", "labels: {site: [a]}", "want text"},
 		{"health", "health_seconds: 1", "1 is not a whole number within 5 and 86400"},
 		{"no model can come", "fleet: {enabled: false}\n" + source("type: synthetic"), "pipeline cam has no model"},
+		{"privacy", "privacy: none", `"none" is not one of numbers, thumbnails, frames`},
+		{"audience", pipe("pictures: house"), `"house" is not one of page, home, fleet`},
+		{"zone of two corners", pipe("zones: {door: [[0, 0], [1, 1]]}"), "want 3 to 64 corners"},
+		{"corner outside", pipe("zones: {door: [[0, 0], [1, 1], [1.1, 0]]}"), "1.1 is not a number within 0 and 1"},
+		{"corner of one number", pipe("masks: [[[0, 0], [1], [1, 1]]]"), "want a corner [x, y]"},
+		{"zone with a topic's name", pipe("zones: {threshold: [[0, 0], [1, 0], [1, 1]]}"), "no zone can be called threshold"},
+		{"zone that is all", pipe("zones: {all: [[0, 0], [1, 0], [1, 1]]}"), "no zone can be called all"},
+		{"zone without a name", pipe("zones: {Front Door: [[0, 0], [1, 0], [1, 1]]}"), `did you mean "front-door"?`},
+		{"hold", pipe("events: {hold: 2h}"), "is not a duration within 100ms and 1h0m0s"},
+		{"page for all without a password", "local: {listen: ':8099'}", `add "password_file: page.password", or listen on 127.0.0.1:8099`},
+		{"page on a host", "local: {listen: 'example.org:80'}", "is not an address and a port"},
+		{"discovery", "home: {broker: 'mqtt://h', discovery: 'a/b'}", "is not one level of a topic"},
 		{"control character", `data: "a\0b"`, "text holds a control character"},
 		{"too long", "# " + strings.Repeat("x", maxConfig), "longer than 256 KiB"},
 	}
@@ -282,4 +312,45 @@ func FuzzParseFile(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What may be shown is the board's own word; its fleet can only forbid.
+func TestPrivacy(t *testing.T) {
+	board := func(text string) *File {
+		t.Helper()
+		f, err := ParseFile("agent.yaml", "/", []byte(text+"\npipelines: {a: {source: {type: synthetic}}, b: {source: {type: synthetic}, privacy: frames, pictures: fleet}}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for _, tt := range []struct{ board, fleet, a, b string }{
+		{"", "", "numbers page", "frames fleet"},
+		{"{privacy: thumbnails, pictures: home}", "", "thumbnails home", "frames fleet"},
+		{"", "privacy: frames\npictures: fleet", "numbers page", "frames fleet"},
+		{"privacy: frames", "privacy: thumbnails", "thumbnails page", "thumbnails fleet"},
+		{"privacy: frames", "privacy: numbers", "numbers page", "numbers fleet"},
+		{"privacy: frames", "pictures: page\nblur: [face]", "frames page face", "frames page face"},
+	} {
+		f := board(strings.NewReplacer("{", "", "}", "", ", ", "\n").Replace(tt.board))
+		if tt.fleet != "" {
+			var err error
+			if f, err = f.with("fleet 1", []byte(tt.fleet)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, want := range []string{tt.a, tt.b} {
+			p := f.policy(f.Pipelines[i])
+			got := strings.TrimSpace(fmt.Sprint(cmp.Or(p.Class, "numbers"), " ", p.To, " ", strings.Join(p.Blur, " ")))
+			if got != want {
+				t.Errorf("%+v: pipeline %s: %s, want %s", tt, f.Pipelines[i].Name, got, want)
+			}
+		}
+	}
+	if _, err := board("").with("fleet 1", []byte("pipelines: {a: {privacy: frames}}")); err == nil {
+		t.Error("a fleet may loosen the privacy of a pipeline")
+	}
+	if _, err := board("").with("fleet 1", []byte("local: {listen: '127.0.0.1:1'}")); err == nil {
+		t.Error("a fleet may open a page")
+	}
 }

@@ -5,22 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/covey-edge/covey/agent/internal/event"
 	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/task"
-)
-
-// What people at home may set of a pipeline, and what they may ask of it. The board's
-// own file counts more, and so does its fleet.
-const (
-	settingEnabled   = "enabled"
-	settingThreshold = "threshold"
-	settingInstall   = "install"
-	settingRestart   = "restart"
-	settingSnapshot  = "snapshot"
 )
 
 // An origin is who has set something: the precedence of all settings, the first counts.
@@ -79,19 +69,19 @@ func (a *agent) origins(s *station) origins {
 // set does what somebody at home wants of a pipeline. Errors are E_PIPELINE, E_CONFIG
 // (what it is said to be it cannot be, or not from here), E_PRIVACY, E_CONSENT, or the
 // disk's; then nothing has changed.
-func (a *agent) set(ctx context.Context, pipeline, setting, value string) error {
+func (a *agent) set(pipeline, setting, value string) error {
 	s := a.stations[pipeline]
 	if s == nil {
 		return &hal.Error{Code: hal.CodePipeline, Text: fmt.Sprintf("no pipeline %.40q on this board", pipeline)}
 	}
 	switch setting {
-	case settingEnabled:
+	case wire.SettingEnabled:
 		switch value {
 		case "ON", "OFF":
 			return a.keep(s, func(h *slots.Home) { h.Off = value == "OFF" })
 		}
 		return &hal.Error{Code: hal.CodeConfig, Text: "enabled is ON or OFF"}
-	case settingThreshold:
+	case wire.SettingThreshold:
 		least, err := strconv.ParseFloat(value, 32)
 		if err != nil || !(least > 0 && least <= 1) {
 			return &hal.Error{Code: hal.CodeConfig, Text: "threshold is a number above 0, and 1 at the most"}
@@ -100,11 +90,12 @@ func (a *agent) set(ctx context.Context, pipeline, setting, value string) error 
 			return err
 		}
 		return a.keep(s, func(h *slots.Home) { h.Threshold = float32(least) })
-	case settingInstall:
+	case wire.SettingInstall:
 		return a.loop.Install(pipeline, value)
-	case settingRestart:
-		return s.restart(ctx)
-	case settingSnapshot:
+	case wire.SettingRestart:
+		poke(s.again)
+		return nil
+	case wire.SettingSnapshot:
 		return s.scene.shoot()
 	}
 	return &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("%.40q is not a setting of a pipeline: enabled, threshold, install, restart, snapshot", setting)}
@@ -144,7 +135,7 @@ func checkZones(zones []slots.Zone) error {
 		if err := checkPolygon("zone "+z.Name, z.Corners); err != nil {
 			return err
 		}
-		if !validName(z.Name) || reservedZone(z.Name) || names[z.Name] {
+		if !wire.ValidZone(z.Name) || names[z.Name] {
 			return &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("no zone can be called %.40q: 1 to 32 of a-z, 0-9 and -, each once, and no topic of the pipeline", z.Name)}
 		}
 		names[z.Name] = true
@@ -181,10 +172,6 @@ func checkPolygon(what string, corners [][2]float32) error {
 	return nil
 }
 
-func validName(s string) bool {
-	return len(s) >= 1 && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
-}
-
 // keep writes what is set at home down, and then does it.
 func (a *agent) keep(s *station, change func(*slots.Home)) error {
 	a.setting.Lock()
@@ -195,7 +182,7 @@ func (a *agent) keep(s *station, change func(*slots.Home)) error {
 		return err
 	}
 	s.apply(h)
-	a.announce()
+	a.news.Store(true)
 	return nil
 }
 
@@ -267,7 +254,20 @@ func (s *station) masks() [][][2]float32 {
 	return s.home().Masks
 }
 
-// restart closes the source and opens it again, and the model likewise.
+// restarts closes the source and opens it again, and the model likewise, whenever
+// somebody says so.
+func (s *station) restarts(ctx context.Context) {
+	for {
+		select {
+		case <-s.again:
+		case <-ctx.Done():
+			return
+		}
+		err := s.restart(ctx)
+		s.open.log.Info().Err(err).Str("pipeline", s.file.Name).Msg("restarted from home")
+	}
+}
+
 func (s *station) restart(ctx context.Context) error {
 	if !s.pipe.Paused() {
 		s.pipe.Pause()
@@ -277,5 +277,8 @@ func (s *station) restart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.pipe.Swap(ctx, m)
+	if err := s.pipe.Swap(ctx, m); err != nil {
+		return errors.Join(err, m.Session.Close())
+	}
+	return nil
 }

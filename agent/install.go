@@ -7,7 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/health"
 	"github.com/covey-edge/covey/agent/internal/pipeline"
+	"github.com/covey-edge/covey/agent/internal/slots"
 	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
@@ -22,6 +24,10 @@ type station struct {
 	open *opener
 	note func(release wire.Digest, r update.Run) // how a run went; nil: nobody asks
 
+	scene    *scene
+	drift    *health.Drift
+	again    chan struct{}              // 1: it is to be restarted
+	wishes   atomic.Pointer[slots.Home] // what people at home have set; nil: nothing
 	noFrames atomic.Pointer[wire.Fault] // why there are none; nil while there are
 	noModel  atomic.Pointer[wire.Fault] // why the local one does not open; nil when it did
 
@@ -93,7 +99,7 @@ func (s *station) startLocal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := s.open.open(ctx, s.file, r, true)
+	l, err := s.open.open(ctx, s.config(), r, true)
 	if err != nil {
 		return err
 	}
@@ -112,7 +118,7 @@ func (s *station) reopen(ctx context.Context) (pipeline.Model, error) {
 	if now == nil {
 		return pipeline.Model{}, &hal.Error{Code: hal.CodePipeline, Text: "no model should run in pipeline " + s.file.Name}
 	}
-	l, err := s.open.open(ctx, s.file, *now, true)
+	l, err := s.open.open(ctx, s.config(), *now, true)
 	if err != nil {
 		return pipeline.Model{}, err
 	}
@@ -274,7 +280,7 @@ func releaseRecipe(f update.Files) (recipe, error) {
 
 // test opens a release and runs it.
 func (s *station) test(ctx context.Context, r recipe, f update.Files) (*loaded, error) {
-	l, err := s.open.open(ctx, s.file, r, !f.Trial)
+	l, err := s.open.open(ctx, s.config(), r, !f.Trial)
 	if err != nil {
 		return nil, err
 	}

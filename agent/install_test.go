@@ -89,7 +89,7 @@ func TestColdSwap(t *testing.T) {
 			state wire.ExecState
 			cold  bool
 		}{{"v1", wire.Succeeded, false}, {"v2", wire.Succeeded, true}, {"bad", wire.Rejected, true}, {"v3", wire.Succeeded, true}} {
-			r := w.release("birds", fmt.Sprintf("%d.0.0", rev), picture(c.model))
+			r := w.release("birds", fmt.Sprintf("%d.0.0", rev), aPicture(c.model))
 			w.desire(uint64(rev+1), r)
 			s := w.await(r.Execution)
 			if s.State != c.state || (s.GapMS >= 1000) != c.cold || s.GapMS > 10_000 {

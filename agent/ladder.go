@@ -203,7 +203,7 @@ func (s *station) better(ctx, using context.Context, l *loaded) (*loaded, error)
 	if err != nil {
 		return nil, err
 	}
-	better, err := s.open.fit(session, s.file, l.recipe)
+	better, err := s.open.fit(session, s.config(), l.recipe)
 	if err != nil {
 		return nil, errors.Join(err, session.Close())
 	}

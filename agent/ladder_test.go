@@ -78,7 +78,7 @@ func TestAccelerators(t *testing.T) {
 		e := newCard()
 		var log logLines
 		stop := w.board(ctx, e, zerolog.New(&log))
-		good := w.release("birds", "1.0.0", picture("v1"))
+		good := w.release("birds", "1.0.0", aPicture("v1"))
 		w.desire(1, good)
 		if s := w.await(good.Execution); s.State != wire.Succeeded {
 			t.Fatalf("release: %+v", s)

@@ -231,7 +231,7 @@ func TestShadow(t *testing.T) {
 				}
 				file := classes("2 kind:" + c.kind)
 				if c.kind == "picture" {
-					file = picture("another task")
+					file = aPicture("another task")
 				}
 				next := w.release("birds", "2.0.0", file)
 				next.Shadow = &wire.ShadowRun{Frames: 50, Agreement: 90}

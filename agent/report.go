@@ -176,6 +176,9 @@ func (a *agent) watch(ctx context.Context) {
 	works, faults, runs := map[string]bool{}, map[string]wire.Fault{}, map[string][2]string{}
 	for sleep(ctx, watchTime) {
 		a.judgeSources()
+		if a.news.Swap(false) {
+			a.announce()
+		}
 		for name, s := range a.stations {
 			var f wire.Fault
 			if now := s.fault(); now != nil {
@@ -192,6 +195,7 @@ func (a *agent) watch(ctx context.Context) {
 					poke(a.changed)
 				}
 			}
+			s.scene.tick(time.Now())
 			a.uplink.SetModel(name, a.homeModel(name, s))
 			now := s.works()
 			if before, known := works[name]; !known || before != now {

@@ -47,7 +47,8 @@ type scene struct {
 	watcher  *event.Watcher
 	begun    int // watchers, one after the other
 	last     []wire.Event
-	shown    string // id of the picture that the house has
+	seen     []string // labels, where the configuration names none
+	shown    string   // id of the picture that the house has
 	viewers  []chan *View
 	snapshot bool // somebody asked for a picture of the next frame
 	now      *wire.Result
@@ -184,12 +185,12 @@ func (s *scene) run(ctx context.Context) {
 func (s *scene) do(h *happening) {
 	defer func() { s.studio.Drop(h.look) }()
 	if h.event != nil {
-		if h.look != nil && s.print(h, h.event.ID) {
-			h.event.Image = h.event.ID
+		if h.look != nil && s.print(h, h.event.Event) {
+			h.event.Image = h.event.Event
 		}
 		s.keep(h.event)
 		if err := s.house.OfferEvent(s.name, h.event); err != nil {
-			s.log.Warn().Err(err).Str("pipeline", s.name).Str("event", h.event.ID).Msg("event")
+			s.log.Warn().Err(err).Str("pipeline", s.name).Str("event", h.event.Event).Msg("event")
 		}
 	}
 	if len(h.viewers) > 0 {
@@ -234,7 +235,7 @@ func (s *scene) print(h *happening, id string) bool {
 func (s *scene) keep(e *wire.Event) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	i := slices.IndexFunc(s.last, func(o wire.Event) bool { return o.ID == e.ID })
+	i := slices.IndexFunc(s.last, func(o wire.Event) bool { return o.Event == e.Event })
 	if i >= 0 {
 		if e.Image == "" {
 			e.Image = s.last[i].Image

@@ -206,7 +206,7 @@ func TestFleetConfigures(t *testing.T) {
 		}
 		stop := life()
 		rev := uint64(0)
-		model := w.release("birds", "1.0.0", picture("v1"))
+		model := w.release("birds", "1.0.0", aPicture("v1"))
 		order := func(r wire.DesiredRelease) wire.ExecStep {
 			rev++
 			w.desireAll(rev, map[string]wire.DesiredRelease{"fleet": model, wire.ConfigPipeline: r})
@@ -268,7 +268,7 @@ func TestFleetConfigures(t *testing.T) {
 			}
 		}
 		// A model is no configuration, and the other way round.
-		if s := order(w.release("birds", "4.0.0", picture("v4"))); s.State != wire.Rejected || s.Fault.Code != string(hal.CodeTarget) {
+		if s := order(w.release("birds", "4.0.0", aPicture("v4"))); s.State != wire.Rejected || s.Fault.Code != string(hal.CodeTarget) {
 			t.Errorf("a model: %+v", s)
 		}
 		wantActive("1.0.0")

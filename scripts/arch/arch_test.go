@@ -62,7 +62,7 @@ var arrows = []struct{ room, may string }{
 	// The agent: rooms beside each other know nothing of each other; the package
 	// agent brings them together.
 	{"agent/internal/update", "agent/internal/slots fleet/blob fleet/release fleet/window"},
-	{"agent/internal/slots", "fleet/blob fleet/release"},
+	{"agent/internal/slots", "fleet/blob fleet/release hal/sketch"},
 	{"agent/internal/pipeline", "agent/internal/event hal/task hal/vision"},
 	{"agent/internal/uplink", "agent/internal/event fleet/blob fleet/blob/pack"},
 	{"agent/internal/local", "agent/internal/health"},

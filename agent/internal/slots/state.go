@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal/sketch"
 )
 
 // maxQuarantine is how many failed releases are remembered; the oldest go first.
@@ -22,6 +23,31 @@ type State struct {
 	Floor      time.Time           `json:"floor,omitzero"` // it cannot be earlier than this
 	Pipelines  map[string]Pipeline `json:"pipelines"`
 	Quarantine []wire.Quarantined  `json:"quarantine,omitempty"` // oldest first
+	// Home is what people at home have set, by pipeline.
+	Home map[string]Home `json:"home,omitempty"`
+	// Usual is what the first day of a pipeline's model has shown.
+	Usual map[string]Usual `json:"usual,omitempty"`
+}
+
+// Usual is what a model was shown and what it said in its first day.
+type Usual struct {
+	Model   string         `json:"model"` // wire.ModelRef.SHA
+	Profile sketch.Profile `json:"profile"`
+}
+
+// Home is what people at home have set of a pipeline. What Zones and Masks hold is
+// never changed.
+type Home struct {
+	Off       bool           `json:"off,omitempty"`       // the pipeline takes no frames
+	Threshold float32        `json:"threshold,omitempty"` // 0: not set
+	Zones     []Zone         `json:"zones,omitempty"`
+	Masks     [][][2]float32 `json:"masks,omitempty"`
+}
+
+// A Zone is a part of the picture: corners (x, y) in 0..1.
+type Zone struct {
+	Name    string       `json:"name"`
+	Corners [][2]float32 `json:"corners"`
 }
 
 // A Pipeline has three slots and at most one execution, the last. What Active,
@@ -69,6 +95,26 @@ func (s State) With(name string, p Pipeline) State {
 		s.Pipelines = map[string]Pipeline{}
 	}
 	s.Pipelines[name] = p
+	return s
+}
+
+// WithHome is s with what is set at home of one pipeline.
+func (s State) WithHome(name string, h Home) State {
+	s.Home = maps.Clone(s.Home)
+	if s.Home == nil {
+		s.Home = map[string]Home{}
+	}
+	s.Home[name] = h
+	return s
+}
+
+// WithUsual is s with what is usual in one pipeline.
+func (s State) WithUsual(name string, u Usual) State {
+	s.Usual = maps.Clone(s.Usual)
+	if s.Usual == nil {
+		s.Usual = map[string]Usual{}
+	}
+	s.Usual[name] = u
 	return s
 }
 
