@@ -93,7 +93,7 @@ func (a *agent) OfferEvent(pipeline string, e *wire.Event) error {
 	if e.Type == wire.EventStart {
 		a.uplink.SetLast(pipeline, wire.HomeLast{Label: e.Label, Score: e.Score, Zone: e.Zone, TS: e.TS})
 	}
-	return offerEvent(pipeline, e)
+	return a.uplink.OfferEvent(pipeline, e)
 }
 
 // diagnostics is how the board does, for the house.

@@ -119,6 +119,7 @@ func (a *agent) desire(d *wire.Desired) error {
 		return err
 	}
 	a.uplink.SetResults(d.Signed.Config.Results)
+	a.uplink.SetEvents(d.Signed.Config.Events)
 	a.healthSeconds.Store(int64(d.Signed.Config.HealthSeconds))
 	a.Log.Info().Uint64("rev", d.Signed.Rev).Msg("desired document taken in")
 	return nil

@@ -29,15 +29,6 @@ func AppendResultBody(dst []byte, r *Result) []byte {
 	return appendResultRest(append(dst, ','), r)
 }
 
-// AppendSeq appends body, a JSON object with at least one key, with seq as its
-// first key.
-func AppendSeq(dst []byte, seq uint64, body []byte) []byte {
-	dst = append(dst, `{"seq":`...)
-	dst = strconv.AppendUint(dst, seq, 10)
-	dst = append(dst, ',')
-	return append(dst, body[1:]...)
-}
-
 func appendResultRest(dst []byte, r *Result) []byte {
 	dst = appendString(append(dst, `"id":`...), r.ID)
 	dst = strconv.AppendUint(append(dst, `,"sid":`...), r.SID, 10)

@@ -46,7 +46,7 @@ func TestAppendResult(t *testing.T) {
 			if bytes.Contains(body, []byte(`"seq"`)) {
 				t.Errorf("body has seq: %s", body)
 			}
-			sameJSON(t, AppendSeq(nil, r.Seq, body), want)
+			sameJSON(t, append(AppendResultHead(nil, r.Seq, r.Late), body[1:]...), want)
 		})
 	}
 }

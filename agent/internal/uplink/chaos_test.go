@@ -98,7 +98,7 @@ func TestChaosOnBothLinks(t *testing.T) {
 func distinctSeq(got []wire.Message) int {
 	seen := map[string]bool{}
 	for _, m := range got {
-		seen[string(m.Payload)] = true
+		seen[bare(m)] = true
 	}
 	return len(seen)
 }

@@ -21,6 +21,10 @@ const maxDrop = 10_000
 // it yet, and how old its records are nobody knows.
 const clockSet = 2025
 
+// fillPercent of a page before the next one is begun: what is appended in order needs
+// no room in between.
+const fillPercent = 0.95
+
 // A batch is what one commit writes.
 type batch struct {
 	puts     []put
@@ -33,6 +37,7 @@ type batch struct {
 	added    [classes]int64 // bytes of bodies, after writing
 	onDisk   [classes]int64 // before
 	lost     uint64         // records dropped, after writing
+	dropped  [classes][sides]map[string]uint64
 }
 
 type put struct {
@@ -57,7 +62,7 @@ func (o *outbox) write(ctx context.Context) {
 		}
 		wait := o.due(time.Now())
 		if wait <= 0 {
-			err := o.commit(false)
+			err := o.commitDue()
 			switch {
 			case err != nil && err.Error() != said:
 				said = err.Error()
@@ -84,19 +89,8 @@ func (o *outbox) due(now time.Time) time.Duration {
 		wait = 0
 	}
 	for c := range classes {
-		l := &o.logs[c]
-		if l.fresh >= groupSize || o.lowReserve(c) {
+		if wait = min(wait, o.dueClass(c, now)); o.lowReserve(c) {
 			wait = 0
-		}
-		for n := l.lo; n < l.head && l.fresh > 0; n++ {
-			s := &l.ring[n%ringSlots]
-			if s.state != fresh || !s.wanted() {
-				continue
-			}
-			wait = min(wait, groupTime-now.Sub(s.at))
-			if s.each {
-				wait = 0
-			}
 		}
 	}
 	if o.broken != nil {
@@ -105,13 +99,49 @@ func (o *outbox) due(now time.Time) time.Duration {
 	return wait
 }
 
+// dueClass is due for what is unwritten of one class. mu is held.
+func (o *outbox) dueClass(c class, now time.Time) time.Duration {
+	if o.full(c) {
+		return 0
+	}
+	l := &o.logs[c]
+	wait := time.Hour
+	for n := l.lo; n < l.head && l.fresh > 0; n++ {
+		s := &l.ring[n%ringSlots]
+		if s.state != fresh || !s.wanted() {
+			continue
+		}
+		if s.each {
+			return 0
+		}
+		wait = min(wait, o.patience(s)-now.Sub(s.at))
+	}
+	return wait
+}
+
+// patience is how long a record may be in memory alone: where no link is up that
+// could take it, it can only be written, and a group makes that cheap. mu is held.
+func (o *outbox) patience(s *slot) time.Duration {
+	for side := range sides {
+		if s.want[side] && o.up[side] {
+			return groupTime
+		}
+	}
+	return offlineTime
+}
+
+// commitDue is commit for what has to be written now.
+func (o *outbox) commitDue() error { return o.commitWhat(false, false) }
+
 // commit writes everything that is not on disk and still wanted, deletes what
 // was delivered, and drops what the caps do not allow. final also gives back the
 // numbers that were reserved and not used.
-func (o *outbox) commit(final bool) error {
+func (o *outbox) commit(final bool) error { return o.commitWhat(true, final) }
+
+func (o *outbox) commitWhat(all, final bool) error {
 	o.committing.Lock()
 	defer o.committing.Unlock()
-	b := o.collect(final)
+	b := o.collect(all, final)
 	var err error
 	if !b.empty() {
 		err = o.file.update(b.write(o))
@@ -130,45 +160,64 @@ func (b *batch) empty() bool {
 	return len(b.puts) == 0 && len(b.dels) == 0 && b.changed == [classes][sides]bool{}
 }
 
-func (o *outbox) collect(final bool) *batch {
+func (o *outbox) collect(all, final bool) *batch {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	b := &batch{now: time.Now()}
 	for c := range classes {
 		l := &o.logs[c]
 		b.onDisk[c], b.lo[c] = l.onDisk, l.lo
-		for n := l.lo; n < l.head && l.fresh > 0; n++ {
-			s := &l.ring[n%ringSlots]
-			if s.state == fresh && s.wanted() {
-				s.state = writing
-				l.fresh--
-				b.puts = append(b.puts, put{c, n, encodeBody(s.body), s.seq, s.want})
-			}
+		if all || o.dueClass(c, b.now) <= 0 {
+			o.collectPuts(b, c)
 		}
 		for s := range sides {
-			o.collectCounter(b, c, s, final)
 			b.busy[c][s] = slices.Clone(l.streams[s].busy)
 		}
 	}
 	o.gone, o.going = o.going, o.gone
 	b.dels = slices.Collect(maps.Keys(o.going))
+	for c := range classes {
+		for s := range sides {
+			o.collectCounter(b, c, s, final)
+		}
+	}
 	return b
 }
 
-// collectCounter also reserves more when half of what was reserved is used.
+func (o *outbox) collectPuts(b *batch, c class) {
+	l := &o.logs[c]
+	for n := l.lo; n < l.head && l.fresh > 0; n++ {
+		s := &l.ring[n%ringSlots]
+		if s.state == fresh && s.wanted() {
+			s.state = writing
+			l.fresh--
+			b.puts = append(b.puts, put{c, n, encodeBody(s.body), s.seq, s.want})
+		}
+	}
+}
+
+// collectCounter also reserves more, where something is written anyway or the numbers
+// run out.
 func (o *outbox) collectCounter(b *batch, c class, s side, final bool) {
 	st := &o.logs[c].streams[s]
-	next := counter{st.last, max(st.reserved, st.last)}
-	switch {
-	case final || c != classResult:
-		next.reserved = st.last
-	case next.reserved-st.last < st.block/2:
-		st.block = min(st.block*2, maxReserve)
-		next.reserved = st.last + st.block
+	next := counter{st.last, st.last}
+	if c == classResult && !final {
+		st.resize(b.now)
+		next.reserved += st.block
 	}
 	b.counters[c][s] = next
 	// How far it has come is worth writing only along with something else.
-	b.changed[c][s] = next.reserved != st.written.reserved || (len(b.puts) > 0 && next != st.written)
+	alone := len(b.puts)+len(b.dels) == 0 && !final && !o.lowReserve(c)
+	b.changed[c][s] = next != st.written && !alone
+	if b.changed[c][s] {
+		st.reserved = min(st.reserved, next.reserved) // what is given back is not used meanwhile
+	}
+}
+
+// resize makes the block so large that it is enough for reserveTime.
+func (st *stream) resize(now time.Time) {
+	used, ms := st.last-st.written.last, max(now.Sub(st.writtenAt), time.Second).Milliseconds()
+	st.block = min(max(used*uint64(reserveTime.Milliseconds())/uint64(ms), minReserve), maxReserve)
 }
 
 func (o *outbox) finish(b *batch, err error) {
@@ -197,8 +246,13 @@ func (o *outbox) finish(b *batch, err error) {
 		for c := range classes {
 			o.logs[c].onDisk += b.added[c]
 			for s := range sides {
-				if st := &o.logs[c].streams[s]; b.changed[c][s] {
-					st.reserved, st.written = b.counters[c][s].reserved, b.counters[c][s]
+				st := &o.logs[c].streams[s]
+				if b.changed[c][s] {
+					st.reserved, st.written, st.writtenAt = b.counters[c][s].reserved, b.counters[c][s], b.now
+				}
+				for reason, n := range b.dropped[c][s] {
+					st.dropped[reason] += n
+					st.waiting -= n
 				}
 			}
 		}
@@ -216,7 +270,13 @@ func (o *outbox) finish(b *batch, err error) {
 
 func (b *batch) write(o *outbox) func(*bolt.Tx) error {
 	return func(tx *bolt.Tx) error {
-		b.added, b.lost = [classes]int64{}, 0
+		b.added, b.lost, b.dropped = [classes]int64{}, 0, [classes][sides]map[string]uint64{}
+		for c := range classes {
+			tx.Bucket(bodies(c)).FillPercent = fillPercent
+			for s := range sides {
+				tx.Bucket(entries(c, s)).FillPercent = fillPercent
+			}
+		}
 		for _, p := range b.puts {
 			if err := b.put(tx, p); err != nil {
 				return err
@@ -347,6 +407,10 @@ func (b *batch) lose(tx *bolt.Tx, c class, s side, n uint64, key, reason string)
 	if err != nil || e.lost != nil {
 		return err
 	}
+	if b.dropped[c][s] == nil {
+		b.dropped[c][s] = map[string]uint64{}
+	}
+	b.dropped[c][s][reason]++
 	lost := &span{from: e.seq, to: e.seq, reason: reason, at: b.now, key: key}
 	cur := bucket.Cursor()
 	cur.Seek(position(n))

@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ import (
 
 const (
 	maxFile    = 64 << 20 // bytes
+	allocSize  = 1 << 20  // the file grows by so much; what does not fit below maxFile is never used
 	checkLimit = 20 * time.Second
 	fileFormat = 1
 )
@@ -97,9 +99,15 @@ func openFile(path string, check []string) (*file, error) {
 	return f, nil
 }
 
+// openDB keeps the list of free pages in memory only: after a long time without a link it
+// is tens of kilobytes, which every commit would write.
 func openDB(path string) (db *bolt.DB, err error) {
 	defer recovered(&err)
-	return bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, MaxSize: maxFile})
+	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, MaxSize: maxFile, NoFreelistSync: true})
+	if err == nil {
+		db.AllocSize = allocSize
+	}
+	return db, err
 }
 
 // recovered turns bbolt's panics about a damaged file into errors.
@@ -303,4 +311,21 @@ func getNumber(tx *bolt.Tx, key string) uint64 {
 		return 0
 	}
 	return binary.BigEndian.Uint64(v)
+}
+
+func putList(tx *bolt.Tx, key string, list []string) error {
+	b, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(metaBucket).Put([]byte(key), seal(append(make([]byte, 4), b...)))
+}
+
+// getList leaves the list as it is where there is none.
+func getList(tx *bolt.Tx, key string, list *[]string) error {
+	v, err := unseal(tx.Bucket(metaBucket).Get([]byte(key)))
+	if err != nil {
+		return nil
+	}
+	return json.Unmarshal(v, list)
 }

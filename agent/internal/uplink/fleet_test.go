@@ -170,7 +170,7 @@ func TestDesired(t *testing.T) {
 	if rev := <-revs; rev != 3 {
 		t.Errorf("rev %d, want 3", rev)
 	}
-	if u.fleetWants("anything") {
+	if wanted(&u.results, "anything") {
 		t.Error("results are sent before anybody vouched for who wants them")
 	}
 	u.SetResults([]string{"*"})
@@ -178,7 +178,7 @@ func TestDesired(t *testing.T) {
 	// What the fleet wants of results is known before it is connected again.
 	b.Down(true)
 	u = open(t, Config{Dir: dir, Fleet: cfg()})
-	if !u.fleetWants("anything") {
+	if !wanted(&u.results, "anything") {
 		t.Error("which results the fleet wants was forgotten")
 	}
 	running(t, u)

@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,16 +21,20 @@ var ErrFull = errors.New("outbox is full")
 const (
 	ringSlots   = 512             // records of a class in memory
 	ringBytes   = 4 << 20         // of a class in memory
-	groupTime   = time.Second     // the oldest unwritten record waits no longer
+	groupTime   = time.Second     // the oldest unwritten record waits no longer while its link is up
+	offlineTime = time.Minute     // and no longer than that while it is down
 	groupSize   = 64              // nor do as many
-	lazyTime    = 5 * time.Second // what was delivered leaves the disk after so long
-	minReserve  = 256             // seq numbers reserved at once, doubling with use
+	lazyTime    = 5 * time.Minute // what was delivered leaves the disk after so long, or with the next commit
+	reserveTime = 5 * time.Minute // for so long the seq numbers are enough that are reserved at once
+	minReserve  = 256
 	maxReserve  = 4096
 	brokenDelay = 5 * time.Second // between attempts to write to a disk that refuses
-	backlogMost = 16              // of the backlog in flight: the rest of the window is for what is new
-	backlogRate = 1000            // of the backlog a second
+	backlogMost = 16              // of a link's backlog in flight: the rest of the window is for what is new
+	backlogRate = 300             // of a link's backlog a second: brokers at home are small
+	shortMost   = 32              // so many that a link missed go first, in their order: that is no backlog
+	lateAfter   = 5 * time.Second // what waited longer before it was sent is late
 	readAhead   = 32
-	maxBody     = wire.MaxResult - 64 // bytes: with a seq in front it is still a legal message
+	maxBody     = wire.MaxResult - 128 // bytes: with a head in front it is still a legal message
 )
 
 // caps bound what a class may keep on disk. What was appended with keep is never
@@ -41,8 +46,10 @@ type caps struct {
 
 // outbox holds what must reach the links. Each class is a log; a record has a
 // position in it, and a seq on every link that wants it. What is new is sent from
-// memory; it is written when it was not acknowledged within groupTime; what
-// memory has no room for is read back when its turn comes.
+// memory; it is written when it was not acknowledged within groupTime (offlineTime
+// while there is no link to do so); what memory has no room for is read back when its
+// turn comes. On a link exec goes before event before result, and what is new before
+// the backlog, which goes at a bounded rate in its own order.
 //
 // exec and event are sent only once they are on disk, so their seq is never used
 // twice. Results are sent at once; the numbers they may have used are reserved
@@ -57,7 +64,11 @@ type outbox struct {
 
 	committing sync.Mutex // one commit at a time; taken before mu
 
+	opened time.Time
+
 	mu        sync.Mutex
+	up        [sides]bool
+	backlog   [sides]pace
 	logs      [classes]memLog
 	gone      map[place]bool // delivered, still on disk
 	going     map[place]bool // the commit under way deletes them
@@ -112,31 +123,62 @@ func (s *slot) free() bool { return s.state == stored || (s.state == fresh && !s
 // [back, backEnd) are the backlog, from live on it is what is new.
 type stream struct {
 	counter
-	block   uint64 // to reserve next
-	written counter
-	live    uint64
-	back    uint64
-	backEnd uint64
-	ready   []flight // of the backlog, read from disk
-	busy    []uint64 // positions in flight or in ready
-	flying  int      // of the backlog, in flight
-	tick    time.Time
-	ticked  int // of the backlog sent since tick
+	block     uint64 // of seq numbers, to reserve next
+	written   counter
+	writtenAt time.Time
+	live      uint64
+	missed    uint64 // positions below are from before the link came up
+	back      uint64
+	backEnd   uint64
+	ready     []flight          // of the backlog, read from disk
+	busy      []uint64          // positions in flight or in ready
+	waiting   uint64            // records that are not acknowledged
+	dropped   map[string]uint64 // records, by reason; since the start
 }
 
-// A flight is a record on its way over one link.
+// A pace bounds what goes of the backlog over one link.
+type pace struct {
+	flying int
+	tick   time.Time
+	ticked int // sent since tick
+}
+
+// A flight is a record on its way over one link, or the news that some are lost.
 type flight struct {
 	c       class
 	n       uint64
 	key     string
-	payload []byte
+	seq     uint64
+	at      time.Time // since when it waits
+	text    []byte    // a record's JSON without its brace; of what is lost the whole message
+	lost    bool
+	damaged bool // it was a record, and cannot be read
+	late    bool // it was held back while the link was down
 	backlog bool
+}
+
+// dress appends what f is sent as now. late says that it is late whatever f says.
+func (o *outbox) dress(dst []byte, f *flight, late bool) []byte {
+	if f.lost {
+		return append(dst, f.text...)
+	}
+	age := max(time.Since(f.at), 0)
+	late = late || f.late || f.backlog || age > lateAfter
+	switch f.c {
+	case classEvent:
+		dst = wire.AppendEventHead(dst, f.seq, late, age)
+	case classResult:
+		dst = wire.AppendResultHead(dst, f.seq, late)
+	default:
+		dst = wire.AppendResultHead(dst, f.seq, false) // no siren hangs on these
+	}
+	return append(dst, f.text...)
 }
 
 func openOutbox(f *file, device wire.DeviceID, limits [classes]caps, log zerolog.Logger) (*outbox, error) {
 	o := &outbox{
 		file: f, device: device, log: log, caps: limits,
-		kick: make(chan struct{}, 1), gone: map[place]bool{}, going: map[place]bool{},
+		kick: make(chan struct{}, 1), gone: map[place]bool{}, going: map[place]bool{}, opened: time.Now(),
 	}
 	for s := range sides {
 		o.wake[s] = make(chan struct{}, 1)
@@ -188,6 +230,10 @@ func (o *outbox) loadStream(tx *bolt.Tx, c class, s side) error {
 	if o.file.aside != "" {
 		saved, reason = counter{reserved: o.file.beyond()}, "damaged"
 	}
+	st.dropped = map[string]uint64{}
+	if n := saved.reserved - saved.last; saved.reserved > saved.last && o.file.aside == "" {
+		st.dropped[reason] = n // of a damaged file nobody knows how many
+	}
 	if saved.reserved > saved.last {
 		e := entry{lost: &span{from: saved.last + 1, to: saved.reserved, reason: reason, at: time.Now()}}
 		if err := tx.Bucket(entries(c, s)).Put(position(l.head), encodeEntry(e)); err != nil {
@@ -200,10 +246,19 @@ func (o *outbox) loadStream(tx *bolt.Tx, c class, s side) error {
 	if c == classResult {
 		st.reserved += st.block
 	}
-	st.written = st.counter
+	st.written, st.writtenAt = st.counter, o.opened
 	st.back = l.head
 	if k, _ := tx.Bucket(entries(c, s)).Cursor().First(); len(k) == 8 {
 		st.back, _ = atPosition(k)
+	}
+	err = tx.Bucket(entries(c, s)).ForEach(func(_, v []byte) error {
+		if e, err := decodeEntry(v); err == nil && e.lost == nil {
+			st.waiting++
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return tx.Bucket(metaBucket).Put(entries(c, s), encodeCounter(st.counter))
 }
@@ -233,13 +288,14 @@ func (o *outbox) append(c class, key string, to [sides]bool, keep, each bool, fi
 	for side := range sides {
 		if to[side] {
 			l.streams[side].last++
+			l.streams[side].waiting++
 			s.seq[side] = l.streams[side].last
 		}
 	}
 	l.head++
 	l.bytes += int64(len(s.json))
 	l.fresh++
-	if l.fresh == 1 || l.fresh >= groupSize || s.each || o.lowReserve(c) {
+	if l.fresh == 1 || o.full(c) || s.each || o.lowReserve(c) {
 		poke(o.kick)
 	}
 	for side := range sides {
@@ -269,6 +325,12 @@ func (o *outbox) hasRoom(c class, to [sides]bool, keep bool) bool {
 	return true
 }
 
+// full says that what is unwritten of a class may not wait any longer. mu is held.
+func (o *outbox) full(c class) bool {
+	l := &o.logs[c]
+	return l.fresh >= groupSize || l.fresh > 0 && l.bytes >= ringBytes/2
+}
+
 // evict forgets the oldest slots that nobody needs in memory. mu is held.
 func (o *outbox) evict(c class) {
 	l := &o.logs[c]
@@ -295,13 +357,27 @@ func (o *outbox) lowReserve(c class) bool {
 	return false
 }
 
-// linkUp makes everything so far the backlog of a link, so that what is new goes first.
+// linkUp makes what a link has missed its backlog, so that what is new goes first; a
+// few records go in their order.
 func (o *outbox) linkUp(s side) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.up[s] = true
 	for c := range classes {
-		o.logs[c].streams[s].retire(o.logs[c].head)
+		l := &o.logs[c]
+		st := &l.streams[s]
+		st.missed = l.head
+		if l.head-st.live > shortMost {
+			st.retire(l.head)
+		}
 	}
+	poke(o.kick) // it has less patience now
+}
+
+func (o *outbox) linkDown(s side) {
+	o.mu.Lock()
+	o.up[s] = false
+	o.mu.Unlock()
 }
 
 // retire moves positions below n from live to the backlog.
@@ -326,7 +402,7 @@ const (
 )
 
 // next fills f with what to send over a link: what is new, class by class, then
-// the backlog. f.payload is reused.
+// the backlog. f.text is reused.
 func (o *outbox) next(s side, f *flight) verdict {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -334,6 +410,9 @@ func (o *outbox) next(s side, f *flight) verdict {
 		if o.nextLive(c, s, f) {
 			return ready
 		}
+	}
+	if o.backlog[s].flying >= backlogMost {
+		return nothing // an acknowledgement wakes the pump
 	}
 	for c := range classes {
 		if v := o.nextBack(c, s, f); v != nothing {
@@ -356,7 +435,6 @@ func (o *outbox) nextLive(c class, s side, f *flight) bool {
 		st.live++
 		if slot.want[s] {
 			o.fly(f, c, s, n, slot)
-			f.backlog = false
 			return true
 		}
 	}
@@ -366,25 +444,20 @@ func (o *outbox) nextLive(c class, s side, f *flight) bool {
 func (o *outbox) nextBack(c class, s side, f *flight) verdict {
 	l := &o.logs[c]
 	st := &l.streams[s]
-	if st.flying >= backlogMost {
-		return nothing // an acknowledgement wakes the pump
-	}
 	if len(st.ready) == 0 && st.back >= st.backEnd {
 		return nothing
 	}
-	if now := time.Now(); now.Sub(st.tick) >= 100*time.Millisecond {
-		st.tick, st.ticked = now, 0
-	} else if st.ticked >= backlogRate/10 {
+	p := &o.backlog[s]
+	if !p.may(time.Now()) {
 		return later
 	}
 	if len(st.ready) > 0 {
 		r := st.ready[0]
 		st.ready = slices.Delete(st.ready, 0, 1)
-		payload := append(f.payload[:0], r.payload...)
+		text := append(f.text[:0], r.text...)
 		*f = r
-		f.payload, f.backlog = payload, true
-		st.flying++
-		st.ticked++
+		f.text = text
+		p.count()
 		return ready
 	}
 	for st.back < st.backEnd {
@@ -401,19 +474,29 @@ func (o *outbox) nextBack(c class, s side, f *flight) verdict {
 		if slot.want[s] && !slices.Contains(st.busy, n) {
 			o.fly(f, c, s, n, slot)
 			f.backlog = true
-			st.flying++
-			st.ticked++
+			p.count()
 			return ready
 		}
 	}
 	return nothing
 }
 
+func (p *pace) may(now time.Time) bool {
+	if now.Sub(p.tick) >= 100*time.Millisecond {
+		p.tick, p.ticked = now, 0
+	}
+	return p.ticked < backlogRate/10
+}
+
+func (p *pace) count() {
+	p.flying++
+	p.ticked++
+}
+
 func (o *outbox) fly(f *flight, c class, s side, n uint64, slot *slot) {
-	f.c, f.n, f.key = c, n, slot.key
-	f.payload = wire.AppendSeq(f.payload[:0], slot.seq[s], slot.json)
 	st := &o.logs[c].streams[s]
 	st.busy = append(st.busy, n)
+	*f = flight{c: c, n: n, key: slot.key, seq: slot.seq[s], at: slot.at, late: n < st.missed, text: append(f.text[:0], slot.json[1:]...)}
 }
 
 // readBack reads the next part of a link's backlog from disk.
@@ -450,10 +533,15 @@ func (o *outbox) readBack(c class, s side) {
 	defer o.mu.Unlock()
 	for _, f := range got {
 		p := place{c, s, f.n}
-		if f.payload != nil && !o.gone[p] && !o.going[p] && !slices.Contains(st.busy, f.n) {
-			st.ready = append(st.ready, f)
-			st.busy = append(st.busy, f.n)
+		if f.text == nil || o.gone[p] || o.going[p] || slices.Contains(st.busy, f.n) {
+			continue
 		}
+		if f.damaged {
+			st.waiting--
+			st.dropped["damaged"]++
+		}
+		st.ready = append(st.ready, f)
+		st.busy = append(st.busy, f.n)
 	}
 	st.back = max(st.back, next)
 }
@@ -461,7 +549,7 @@ func (o *outbox) readBack(c class, s side) {
 // restore makes the flight of an entry. A body that cannot be read is lost, and
 // that is what is sent in its place.
 func (o *outbox) restore(tx *bolt.Tx, c class, n uint64, v []byte) flight {
-	f := flight{c: c, n: n}
+	f := flight{c: c, n: n, backlog: true}
 	e, err := decodeEntry(v)
 	if err != nil {
 		o.log.Error().Err(err).Stringer("class", c).Uint64("position", n).Msg("outbox entry is damaged")
@@ -470,14 +558,23 @@ func (o *outbox) restore(tx *bolt.Tx, c class, n uint64, v []byte) flight {
 	if e.lost == nil {
 		b, err := decodeBody(tx.Bucket(bodies(c)).Get(position(n)))
 		if err == nil {
-			f.key, f.payload = b.key, wire.AppendSeq(nil, e.seq, b.json)
+			f.key, f.seq, f.at, f.text = b.key, e.seq, o.plausible(b.at), bytes.Clone(b.json[1:])
 			return f
 		}
 		o.log.Error().Err(err).Stringer("class", c).Uint64("seq", e.seq).Msg("outbox record is damaged")
-		e.lost = &span{from: e.seq, to: e.seq, reason: "damaged", at: time.Now()}
+		e.lost, f.damaged = &span{from: e.seq, to: e.seq, reason: "damaged", at: time.Now()}, true
 	}
-	f.key, f.payload = e.lost.key, o.encodeLost(c, e.lost)
+	f.key, f.text, f.lost = e.lost.key, o.encodeLost(c, e.lost), true
 	return f
+}
+
+// plausible is a time from the disk, or where the clock was not set then, or has
+// gone back, the start of this process: a record is at least as old.
+func (o *outbox) plausible(at time.Time) time.Time {
+	if at.Year() < clockSet || at.After(time.Now()) {
+		return o.opened
+	}
+	return at
 }
 
 func (o *outbox) encodeLost(c class, l *span) []byte {
@@ -501,7 +598,10 @@ func (o *outbox) acked(s side, f *flight) {
 		st.busy = slices.Delete(st.busy, i, i+1)
 	}
 	if f.backlog {
-		st.flying--
+		o.backlog[s].flying--
+	}
+	if !f.lost {
+		st.waiting--
 	}
 	onDisk := f.n < l.lo
 	if !onDisk {
@@ -543,23 +643,6 @@ func (o *outbox) waitRoom() <-chan struct{} {
 		o.room = make(chan struct{})
 	}
 	return o.room
-}
-
-// depth is how many records wait in memory, how many bytes on disk, how many
-// were dropped, and why nothing can be written (nil while it can).
-func (o *outbox) depth() (waiting int, bytes int64, lost uint64, broken error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for c := range classes {
-		l := &o.logs[c]
-		for n := l.lo; n < l.head; n++ {
-			if l.ring[n%ringSlots].wanted() {
-				waiting++
-			}
-		}
-		bytes += l.onDisk
-	}
-	return waiting, bytes, o.lost, o.broken
 }
 
 func poke(c chan struct{}) {

@@ -30,6 +30,11 @@ func newBox(t testing.TB, path string, limits [classes]caps) *outbox {
 
 var both = [sides]bool{true, true}
 
+func depth(o *outbox) (s Stats) {
+	o.stats(&s, both)
+	return s
+}
+
 func add(t testing.TB, o *outbox, c class, key, text string) {
 	t.Helper()
 	for range 2 {
@@ -54,7 +59,7 @@ func drain(o *outbox, s side) (payloads []string) {
 	for {
 		switch o.next(s, &f) {
 		case ready:
-			payloads = append(payloads, string(f.payload))
+			payloads = append(payloads, string(o.dress(nil, &f, false)))
 			o.acked(s, &f)
 		case readDisk:
 			o.readBack(f.c, s)
@@ -99,6 +104,10 @@ func TestOutboxWritesOnlyWhatWaits(t *testing.T) {
 	}
 	add(t, o, classResult, "a", "waits")
 	now := time.Now()
+	if wait := o.due(now); wait <= groupTime || wait > offlineTime {
+		t.Errorf("without a link the next commit is due in %v", wait)
+	}
+	o.linkUp(homeSide)
 	if wait := o.due(now); wait <= 0 || wait > groupTime {
 		t.Errorf("the next commit is due in %v", wait)
 	}
@@ -118,6 +127,7 @@ func TestOutboxOffersWithoutAllocation(t *testing.T) {
 	u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: b.Link("pi-1", false)}})
 	r := result(1)
 	var f flight
+	var payload []byte
 	cycle := func() {
 		if err := u.Offer("porch", r); err != nil {
 			t.Fatal(err)
@@ -125,6 +135,7 @@ func TestOutboxOffersWithoutAllocation(t *testing.T) {
 		if u.box.next(homeSide, &f) != ready {
 			t.Fatal("nothing to send")
 		}
+		payload = u.box.dress(payload[:0], &f, false)
 		u.box.acked(homeSide, &f)
 	}
 	for range 2 * ringSlots { // each slot has its buffer now
@@ -252,7 +263,7 @@ func TestOutboxDiskFull(t *testing.T) {
 	if failed == nil {
 		t.Fatal("the disk never refused")
 	}
-	if _, _, _, broken := o.depth(); broken == nil {
+	if depth(o).Disk == nil {
 		t.Error("nothing says that the disk refuses")
 	}
 	if err := o.append(classExec, "e", both, true, true, func(b []byte) []byte { return append(b, `{"x":"s"}`...) }); err != nil {
@@ -266,8 +277,8 @@ func TestOutboxDiskFull(t *testing.T) {
 	if err := o.commit(false); err != nil {
 		t.Errorf("after there is room again: %v", err)
 	}
-	if _, _, _, broken := o.depth(); broken != nil {
-		t.Errorf("still broken: %v", broken)
+	if s := depth(o); s.Disk != nil {
+		t.Errorf("still broken: %v", s.Disk)
 	}
 	o.close()
 }
@@ -394,8 +405,8 @@ func TestClockIsSet(t *testing.T) {
 		}
 	}
 	o.commit(false)
-	if _, _, lost, _ := o.depth(); lost != 0 {
-		t.Errorf("%d records were lost to a jump of the clock", lost)
+	if s := depth(o); s.Lost != 0 {
+		t.Errorf("%d records were lost to a jump of the clock", s.Lost)
 	}
 	o.close()
 }

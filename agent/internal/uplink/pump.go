@@ -21,6 +21,7 @@ type pump struct {
 
 	mu    sync.Mutex
 	up    bool
+	ups   int    // counts how often it came up
 	docs  []*doc // in the order of sending; replaced, never changed
 	dirty int    // of docs
 	idle  []*parcel
@@ -41,10 +42,14 @@ type doc struct {
 	then    func() // called when what was set has arrived; may be nil
 }
 
-// A parcel is a flight with the function that ends it, both used again.
+// A parcel is a flight with what sends it and the functions that end it and send it
+// again, all of them used again.
 type parcel struct {
 	flight
-	acked func()
+	ups     int // of the connection that it was made for
+	payload []byte
+	acked   func()
+	again   func() []byte
 }
 
 func newPump(s side, l wire.Link, box *outbox, topic func(class, string) string) *pump {
@@ -124,11 +129,13 @@ func (p *pump) linkUp(prepare func()) {
 	prepare()
 	p.mu.Lock()
 	p.up = true
+	p.ups++
 	p.mu.Unlock()
 	poke(p.wake)
 }
 
 func (p *pump) linkDown() {
+	p.box.linkDown(p.side)
 	p.mu.Lock()
 	p.up = false
 	for _, d := range p.docs {
@@ -165,6 +172,9 @@ func (p *pump) send() bool {
 	if !p.sendDocs() {
 		return false
 	}
+	p.mu.Lock()
+	ups := p.ups
+	p.mu.Unlock()
 	for {
 		c := p.held
 		p.held = nil
@@ -182,8 +192,11 @@ func (p *pump) send() bool {
 				p.release(c)
 				continue
 			}
+			c.ups = ups
 		}
-		err := p.link.Publish(wire.Message{Topic: p.topic(c.c, c.key), Payload: c.payload, QoS: 1}, c.acked)
+		// What waited for room over the end of a connection was held back.
+		c.payload = p.box.dress(c.payload[:0], &c.flight, c.ups != ups)
+		err := p.link.Publish(wire.Message{Topic: p.topic(c.c, c.key), Payload: c.payload, QoS: 1, Again: c.again}, c.acked)
 		if err == nil {
 			continue
 		}
@@ -243,6 +256,7 @@ func (p *pump) parcel() *parcel {
 		p.release(c)
 		poke(p.wake)
 	}
+	c.again = func() []byte { return p.box.dress(nil, &c.flight, true) }
 	return c
 }
 

@@ -75,16 +75,6 @@ type Pipeline struct {
 	Each     bool // each result is written to disk at once, not in groups
 }
 
-// Stats of an Uplink.
-type Stats struct {
-	FleetUp, HomeUp bool
-	Waiting         int      // records in memory that are not acknowledged by every link
-	DiskBytes       int64    // of records on disk
-	Lost            uint64   // records dropped since the start
-	Flags           []string // codes for health: duplicate_identity, outbox_disk, outbox_rebuilt
-	Disk            error    // why nothing can be written; nil while it can
-}
-
 // An Uplink has both links. Its methods may be used from any goroutine, before
 // Run, while it runs, and after it.
 type Uplink struct {
@@ -92,6 +82,7 @@ type Uplink struct {
 	box       *outbox
 	pipelines map[string]Pipeline
 	results   atomic.Pointer[[]string] // pipelines whose results the fleet wants
+	events    atomic.Pointer[[]string] // and whose events
 	fleet     *fleet                   // nil without
 	home      *home                    // nil without
 	fetching  chan struct{}            // holds 1: the right to fetch
@@ -138,20 +129,18 @@ func New(cfg Config) (*Uplink, error) {
 	return u, nil
 }
 
-// loadMeta reads which results the fleet asked for, and the connection counter.
+// loadMeta reads what the fleet asked for, and the connection counter.
 func (u *Uplink) loadMeta() error {
-	results := []string{}
+	results, events := []string{}, []string{}
 	err := u.box.file.view(func(tx *bolt.Tx) error {
 		u.sidSaved = getNumber(tx, "sid")
-		if v, err := unseal(tx.Bucket(metaBucket).Get([]byte("results"))); err == nil {
-			return json.Unmarshal(v, &results)
-		}
-		return nil
+		return errors.Join(getList(tx, "results", &results), getList(tx, "events", &events))
 	})
 	if u.rebuilt != "" {
 		u.sidSaved = max(u.sidSaved, u.box.file.beyond()/1000) // below one connection a second
 	}
 	u.results.Store(&results)
+	u.events.Store(&events)
 	u.sid.Store(u.sidSaved)
 	return err
 }
@@ -197,7 +186,7 @@ func (u *Uplink) Offer(pipeline string, r *wire.Result) error {
 	if !ok {
 		return fmt.Errorf("no pipeline %q", pipeline)
 	}
-	to := [sides]bool{fleetSide: u.fleet != nil && u.fleetWants(pipeline), homeSide: u.home != nil}
+	to := [sides]bool{fleetSide: u.fleet != nil && wanted(&u.results, pipeline), homeSide: u.home != nil}
 	return u.box.append(classResult, p.Name, to, p.Lossless, p.Each, func(b []byte) []byte {
 		return wire.AppendResultBody(b, r)
 	})
@@ -206,9 +195,34 @@ func (u *Uplink) Offer(pipeline string, r *wire.Result) error {
 // Room is closed when Offer may be tried again. Take it before the Offer that fails.
 func (u *Uplink) Room() <-chan struct{} { return u.box.waitRoom() }
 
-func (u *Uplink) fleetWants(pipeline string) bool {
-	wanted := *u.results.Load()
-	return slices.Contains(wanted, pipeline) || slices.Contains(wanted, "*")
+func wanted(list *atomic.Pointer[[]string], pipeline string) bool {
+	l := *list.Load()
+	return slices.Contains(l, pipeline) || slices.Contains(l, "*")
+}
+
+// OfferEvent hands over an event of a pipeline. It is on disk when OfferEvent returns
+// nil, which takes as long as the disk does. On an error it is in memory only, and sent
+// all the same, unless the error is ErrFull or the event itself is wrong. V, Pipe, Seq,
+// Late and AgeMS are filled in; nothing of e is kept.
+func (u *Uplink) OfferEvent(pipeline string, e *wire.Event) error {
+	p, ok := u.pipelines[pipeline]
+	if !ok {
+		return fmt.Errorf("no pipeline %q", pipeline)
+	}
+	sent := *e
+	sent.V, sent.Pipe, sent.Seq, sent.Late, sent.AgeMS = wire.Version, p.Name, 0, false, 0
+	if err := sent.Validate(); err != nil {
+		return fmt.Errorf("event %s of %s: %w", e.ID, p.Name, err)
+	}
+	to := [sides]bool{fleetSide: u.fleet != nil && wanted(&u.events, pipeline), homeSide: u.home != nil}
+	if to == [sides]bool{} {
+		return nil
+	}
+	err := u.box.append(classEvent, p.Name, to, false, true, func(b []byte) []byte { return wire.AppendEventBody(b, &sent) })
+	if err != nil {
+		return fmt.Errorf("event %s of %s: %w", e.ID, p.Name, err)
+	}
+	return u.box.commitDue()
 }
 
 // Step hands over a step of an execution. It is on disk when Step returns nil.
@@ -230,7 +244,7 @@ func (u *Uplink) Step(s wire.ExecStep) error {
 	if err != nil {
 		return fmt.Errorf("step %s of execution %s: %w", s.State, s.Execution, err)
 	}
-	return u.box.commit(false)
+	return u.box.commitDue()
 }
 
 // SetHello replaces the birth message. SID and TS are filled in.
@@ -352,28 +366,6 @@ func (u *Uplink) SetDiagnostics(d wire.HomeDiagnostics) {
 // SID counts the connections of the fleet link, over restarts.
 func (u *Uplink) SID() uint64 { return u.sid.Load() }
 
-// Stats is where things stand.
-func (u *Uplink) Stats() Stats {
-	var s Stats
-	s.Waiting, s.DiskBytes, s.Lost, s.Disk = u.box.depth()
-	if u.fleet != nil {
-		s.FleetUp = u.fleet.pump.isUp()
-		if u.fleet.duplicate() {
-			s.Flags = append(s.Flags, "duplicate_identity")
-		}
-	}
-	if u.home != nil {
-		s.HomeUp = u.home.pump.isUp()
-	}
-	if s.Disk != nil {
-		s.Flags = append(s.Flags, "outbox_disk")
-	}
-	if u.rebuilt != "" {
-		s.Flags = append(s.Flags, "outbox_rebuilt")
-	}
-	return s
-}
-
 func (p *pump) isUp() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -401,20 +393,19 @@ func (u *Uplink) nextSID() uint64 {
 
 // SetResults keeps which results the fleet wants ("*" is all pipelines'), for the next
 // start too.
-func (u *Uplink) SetResults(pipelines []string) {
-	if slices.Equal(pipelines, *u.results.Load()) {
+func (u *Uplink) SetResults(pipelines []string) { u.setWanted(&u.results, "results", pipelines) }
+
+// SetEvents is SetResults for events.
+func (u *Uplink) SetEvents(pipelines []string) { u.setWanted(&u.events, "events", pipelines) }
+
+func (u *Uplink) setWanted(list *atomic.Pointer[[]string], name string, pipelines []string) {
+	if slices.Equal(pipelines, *list.Load()) {
 		return
 	}
 	pipelines = slices.Clone(pipelines)
-	u.results.Store(&pipelines)
-	b, err := json.Marshal(pipelines)
-	if err == nil {
-		err = u.box.file.update(func(tx *bolt.Tx) error {
-			return tx.Bucket(metaBucket).Put([]byte("results"), seal(append(make([]byte, 4), b...)))
-		})
-	}
-	if err != nil {
-		u.cfg.Log.Error().Err(err).Msg("which results the fleet wants cannot be written")
+	list.Store(&pipelines)
+	if err := u.box.file.update(func(tx *bolt.Tx) error { return putList(tx, name, pipelines) }); err != nil {
+		u.cfg.Log.Error().Err(err).Str("list", name).Msg("what the fleet asks for cannot be written")
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/covey-edge/covey/fleet/link/linktest"
@@ -122,16 +124,21 @@ func arrived(t testing.TB, got []wire.Message) arrivals {
 		}
 		if old, ok := a.bySeq[v.Seq]; ok {
 			a.dups++
-			if old != string(m.Payload) {
+			if old != bare(m) {
 				t.Errorf("seq %d came with different bytes:\n%s\n%s", v.Seq, old, m.Payload)
 			}
 		}
-		a.bySeq[v.Seq] = string(m.Payload)
+		a.bySeq[v.Seq] = bare(m)
 	}
 	return a
 }
 
-// covered says which seq in 1..to neither came nor was said to be lost.
+var head = regexp.MustCompile(`^\{"seq":\d+,("late":(true|false),)?("age_ms":\d+,)?`)
+
+// bare is what a message says however late it is.
+func bare(m wire.Message) string { return head.ReplaceAllString(string(m.Payload), "") }
+
+// missing says which seq in 1..to neither came nor was said to be lost.
 func (a arrivals) missing(to uint64) (gaps []uint64) {
 	for seq := uint64(1); seq <= to; seq++ {
 		_, ok := a.bySeq[seq]
@@ -185,10 +192,14 @@ func TestHomeGetsResults(t *testing.T) {
 
 // What was offered while nothing was up, over a restart, arrives once it is.
 func TestBacklogSurvivesRestart(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) { backlogSurvivesRestart(t, dir) })
+}
+
+func backlogSurvivesRestart(t *testing.T, dir string) {
 	b := mem.NewBroker()
 	sub := listen(t, b, "person", "covey/home/#")
 	b.Down(true)
-	dir := t.TempDir()
 	const each = 1500 // more than memory holds
 	for round := range 2 {
 		u := open(t, Config{Dir: dir, Home: &HomeConfig{Link: b.Link("pi-1", false)}})
