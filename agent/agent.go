@@ -21,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/covey-edge/covey/agent/internal/health"
+	"github.com/covey-edge/covey/agent/internal/local"
 	"github.com/covey-edge/covey/agent/internal/picture"
 	"github.com/covey-edge/covey/agent/internal/pipeline"
 	"github.com/covey-edge/covey/agent/internal/slots"
@@ -32,7 +33,8 @@ import (
 	"github.com/covey-edge/covey/hal"
 )
 
-// Config of an agent. All but the links, CheckOutbox, TrustRoot, Floor and Root is required.
+// Config of an agent. All but the links, CheckOutbox, Doctor, TrustRoot, Floor and Root is
+// required.
 type Config struct {
 	File      *File
 	Device    wire.DeviceID
@@ -46,6 +48,8 @@ type Config struct {
 	Root      fs.FS     // of the board, for its gauges; nil: none are read
 	TrustRoot string    // fingerprint of those who sign releases; "": the fleet's word is enough
 	Floor     time.Time // when the program was made: it cannot be earlier; zero: not known
+	// Doctor looks at the board for the page; nil: nobody does.
+	Doctor func(context.Context) ([]hal.Diagnosis, error)
 	// CheckOutbox is the command that ends in CheckOutbox; see there.
 	CheckOutbox []string
 	Log         zerolog.Logger
@@ -75,7 +79,10 @@ type agent struct {
 	album    *picture.Album
 	changed  chan struct{} // 1: the reported document has something new
 	setting  sync.Mutex    // one thing is set at home at a time
-	news     atomic.Bool   // the house is to be told anew of what this board has
+	told     atomic.Uint64 // events
+	started  time.Time
+	health   atomic.Pointer[wire.Health] // the last; nil: none yet
+	news     atomic.Bool                 // the house is to be told anew of what this board has
 
 	probed   chan struct{} // closed when what follows is known
 	devices  []wire.HelloDevice
@@ -88,11 +95,17 @@ type agent struct {
 // Run is an agent from its start to the end of ctx. It returns an error for what
 // no waiting can mend: a data folder that cannot be used, a link that is
 // configured wrongly; ErrReconfigured when it is to be called again.
-func Run(ctx context.Context, c Config) error {
+func Run(ctx context.Context, c Config) error { return run(ctx, c, nil) }
+
+// run tells page (may be nil) of the agent's page once there is one.
+func run(ctx context.Context, c Config, tell func(local.Board)) error {
 	a := &agent{Config: c, stations: stations{}, changed: make(chan struct{}, 1), probed: make(chan struct{}),
-		album: &picture.Album{Most: keptPictures, Age: pictureAge}}
+		started: time.Now(), album: &picture.Album{Most: keptPictures, Age: pictureAge}}
 	if err := a.build(); err != nil {
 		return err
+	}
+	if tell != nil {
+		tell(page{a})
 	}
 	a.Log.Info().Str("device", string(c.Device)).Str("version", c.Version).Str("board", c.Board.Name).
 		Int("pipelines", len(a.stations)).Bool("fleet", c.Fleet != nil).Bool("home", c.Home != nil).Msg("agent starts")
@@ -209,7 +222,7 @@ func (a *agent) station(p PipelineFile, start string) *station {
 		}
 	}
 	log := a.Log.With().Str("pipeline", p.Name).Logger()
-	s.scene = newScene(p.Name, fmt.Sprintf("%s-%s-%s-", a.Device, start, p.Name), p.Events, a, a.File.policy(p), a.album, log)
+	s.scene = newScene(p.Name, fmt.Sprintf("%s-%s-%s-", a.Device, start, p.Name), p.Events, a, a.File.policy(p), a.album, &a.told, log)
 	s.pipe = pipeline.New(pipeline.Config{
 		Name:     p.Name,
 		Source:   keep(a.Source, p.Source, &s.noFrames, log),
@@ -237,7 +250,10 @@ func offered(err error) error {
 func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 	c := uplink.Config{Device: a.Device, Dir: a.File.Data, Check: a.CheckOutbox, Pipelines: offers, Log: a.Log}
 	if a.Home != nil {
-		c.Home = &uplink.HomeConfig{Link: a.Home, OnSet: a.setFromHome}
+		c.Home = &uplink.HomeConfig{Link: a.Home, OnSet: a.set}
+		if f := a.File.Home; f != nil && f.Discovery != discoveryOff {
+			c.Home.Prefix = f.Discovery
+		}
 	}
 	if f := a.Fleet; f != nil {
 		c.Fleet = &uplink.FleetConfig{
@@ -246,14 +262,6 @@ func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 		}
 	}
 	return c
-}
-
-// setFromHome does what somebody at home has asked for.
-func (a *agent) setFromHome(pipeline, setting, value string) error {
-	if setting == wire.SettingInstall {
-		return a.loop.Install(pipeline, value)
-	}
-	return &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("%s cannot be set on this board", setting)}
 }
 
 // frames runs one pipeline to its end.
@@ -322,7 +330,11 @@ func (a *agent) reportHealth(ctx context.Context) {
 		Sampler: health.NewSampler(a.Root, a.File.Data),
 		Period:  a.healthPeriod,
 		Collect: func() health.Input { return a.collect(before) },
-		Publish: func(h *wire.Health) { a.uplink.SetHealth(*h); a.uplink.SetDiagnostics(a.diagnostics(h)) },
+		Publish: func(h *wire.Health) {
+			a.health.Store(h)
+			a.uplink.SetHealth(*h)
+			a.uplink.SetDiagnostics(a.diagnostics(h))
+		},
 	}
 	r.Run(ctx) // its only end is ctx's
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"math"
 	"slices"
 	"strconv"
 
@@ -127,6 +128,9 @@ func (a *agent) drift(name string) *health.Drift {
 
 // look is pipeline.Config.Look.
 func (s *station) look(f *hal.Frame) *hal.Frame {
+	if f.Height > 0 {
+		s.aspect.Store(math.Float64bits(float64(f.Width) / float64(f.Height)))
+	}
 	if s.drift.Due(f.Captured) {
 		if light, ok := vision.Brightness(f); ok {
 			s.drift.Light(light)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -226,9 +227,7 @@ func (s *station) tune() {
 		return
 	}
 	if t, ok := l.Decoder.(task.Tunable); ok {
-		if least := s.config().Threshold; least != 0 {
-			t.SetThreshold(least)
-		}
+		t.SetThreshold(cmp.Or(s.config().Threshold, l.least))
 	}
 }
 

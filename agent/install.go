@@ -27,6 +27,7 @@ type station struct {
 	scene    *scene
 	drift    *health.Drift
 	again    chan struct{}              // 1: it is to be restarted
+	aspect   atomic.Uint64              // bits: width by height of its pictures; 0: not known
 	wishes   atomic.Pointer[slots.Home] // what people at home have set; nil: nothing
 	noFrames atomic.Pointer[wire.Fault] // why there are none; nil while there are
 	noModel  atomic.Pointer[wire.Fault] // why the local one does not open; nil when it did

@@ -75,6 +75,7 @@ type loaded struct {
 	file   *modelfile.Model
 	labels []string       // that the decoder answers with; nil: none
 	reason string         // why this decoder
+	least  float32        // the release's own threshold; 0: its decoder has none
 	ladder *ladder.Engine // that chose what it runs on; nil: the configuration did
 	closed chan struct{}  // closed when the pipeline that took it has closed it
 	since  time.Time      // when what ran was closed to make room; zero: it was not
@@ -205,9 +206,6 @@ func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loade
 		return nil, err
 	}
 	o := task.Options{Kind: cmp.Or(r.decode.Decoder, r.task), Threshold: r.decode.Threshold, Top: r.decode.Top}
-	if p.Threshold != 0 {
-		o.Threshold = p.Threshold
-	}
 	if p.Top != 0 {
 		o.Top = p.Top
 	}
@@ -215,8 +213,14 @@ func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loade
 	if err != nil {
 		return nil, err
 	}
+	var least float32
+	if t, ok := decoder.(task.Tunable); ok {
+		if least = t.Threshold(); p.Threshold != 0 {
+			t.SetThreshold(p.Threshold)
+		}
+	}
 	ref := wire.ModelRef{Name: r.model.Name, Ver: r.version, SHA: wire.Digest(info.SHA256).Short()}
-	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, labels: labels, reason: reason,
+	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, labels: labels, reason: reason, least: least,
 		closed: make(chan struct{})}, nil
 }
 

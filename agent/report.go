@@ -193,6 +193,7 @@ func (a *agent) watch(ctx context.Context) {
 				if on := [2]string{string(i.Accelerator), i.Degraded}; runs[name] != on {
 					runs[name] = on
 					poke(a.changed)
+					a.news.Store(true)
 				}
 			}
 			s.scene.tick(time.Now())

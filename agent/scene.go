@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -40,17 +41,19 @@ type scene struct {
 	house  house
 	studio *picture.Studio
 	album  *picture.Album
+	count  *atomic.Uint64 // of events told, over all pipelines
 	log    zerolog.Logger
 	todo   chan *happening
 
 	mutex    sync.Mutex // guards what follows
 	watcher  *event.Watcher
 	begun    int // watchers, one after the other
-	last     []wire.Event
+	last     []told
 	seen     []string // labels, where the configuration names none
 	shown    string   // id of the picture that the house has
 	viewers  []chan *View
-	snapshot bool // somebody asked for a picture of the next frame
+	viewed   time.Time // when they were last sent something
+	snapshot bool      // somebody asked for a picture of the next frame
 	now      *wire.Result
 	look     *hal.Frame // of now; nil when none was made, or it was given away
 }
@@ -68,11 +71,20 @@ type happening struct {
 type View struct {
 	At      time.Time
 	Items   []wire.Item
-	Picture *picture.Picture
+	Picture *picture.Picture // nil: none may be shown
 }
 
-func newScene(name, prefix string, events EventsFile, h house, p picture.Policy, album *picture.Album, log zerolog.Logger) *scene {
-	s := &scene{name: name, prefix: prefix, events: events, house: h, studio: picture.NewStudio(p), album: album, log: log, todo: make(chan *happening, waitingMost)}
+// told is an event with the number of its telling, over all pipelines.
+type told struct {
+	wire.Event
+	n uint64
+}
+
+// viewPause is the least time between two moments that viewers see.
+const viewPause = 200 * time.Millisecond
+
+func newScene(name, prefix string, events EventsFile, h house, p picture.Policy, album *picture.Album, count *atomic.Uint64, log zerolog.Logger) *scene {
+	s := &scene{name: name, prefix: prefix, events: events, house: h, studio: picture.NewStudio(p), album: album, count: count, log: log, todo: make(chan *happening, waitingMost)}
 	s.watch(nil)
 	return s
 }
@@ -96,11 +108,19 @@ func (s *scene) see(r *wire.Result, look *hal.Frame) {
 	defer s.mutex.Unlock()
 	s.now, s.look = r, look
 	s.watcher.See(r.TS, r.Items, s)
-	if s.look != nil && (len(s.viewers) > 0 || s.snapshot) {
-		h := s.happening(nil)
-		h.viewers, h.snapshot = slices.Clone(s.viewers), s.snapshot
+	h := &happening{}
+	if since := r.TS.Sub(s.viewed); len(s.viewers) > 0 && (s.look != nil || s.studio.Policy().Side() == 0 && (since >= viewPause || since < 0)) {
+		h = s.happening(nil)
+		h.viewers, s.viewed = slices.Clone(s.viewers), r.TS
+	}
+	if s.snapshot && (s.look != nil || h.look != nil) {
+		if h.look == nil {
+			h = s.happening(nil)
+		}
+		h.snapshot, s.snapshot = true, false
+	}
+	if h.snapshot || len(h.viewers) > 0 {
 		s.hand(h)
-		s.snapshot = false
 	}
 	s.studio.Drop(s.look)
 	s.now, s.look = nil, nil
@@ -135,7 +155,7 @@ func (s *scene) Event(e *wire.Event) {
 // happening takes the look with it, for the first that asks.
 func (s *scene) happening(e *wire.Event) *happening {
 	h := &happening{event: e}
-	if s.look == nil || e != nil && e.Type == wire.EventEnd {
+	if s.now == nil || e != nil && (s.look == nil || e.Type == wire.EventEnd) {
 		return h
 	}
 	h.look, s.look = s.look, nil
@@ -203,9 +223,12 @@ func (s *scene) do(h *happening) {
 
 // show sends a moment to those who look.
 func (s *scene) show(h *happening) {
-	p, err := s.studio.Preview(h.look, &h.result)
-	if err != nil {
-		return // it was forbidden meanwhile
+	var p *picture.Picture
+	if h.look != nil {
+		var err error
+		if p, err = s.studio.Preview(h.look, &h.result); err != nil {
+			return // it was forbidden meanwhile
+		}
 	}
 	for _, v := range h.viewers {
 		select {
@@ -235,31 +258,27 @@ func (s *scene) print(h *happening, id string) bool {
 func (s *scene) keep(e *wire.Event) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	i := slices.IndexFunc(s.last, func(o wire.Event) bool { return o.Event == e.Event })
+	i := slices.IndexFunc(s.last, func(o told) bool { return o.Event.Event == e.Event })
 	if i >= 0 {
 		if e.Image == "" {
 			e.Image = s.last[i].Image
 		}
 		s.last = slices.Delete(s.last, i, i+1)
 	}
-	if s.last = append(s.last, *e); len(s.last) > lastEvents {
+	if s.last = append(s.last, told{*e, s.count.Add(1)}); len(s.last) > lastEvents {
 		s.last = slices.Delete(s.last, 0, len(s.last)-lastEvents)
 	}
 }
 
 // recent is the last events, oldest first.
-func (s *scene) recent() []wire.Event {
+func (s *scene) recent() []told {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	return slices.Clone(s.last)
 }
 
-// view sends moments to a viewer until ctx ends; nil where nobody may see the page's
-// pictures, with the reason, and when there are too many viewers.
+// view sends moments to a viewer until ctx ends. The error is for one viewer too many.
 func (s *scene) view(ctx context.Context) (<-chan *View, error) {
-	if p := s.studio.Policy(); !p.Allows(picture.Page) {
-		return nil, p.Refuse(picture.Page)
-	}
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if len(s.viewers) == viewersMost {

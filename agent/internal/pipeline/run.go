@@ -63,7 +63,11 @@ func (p *Pipeline) infer(j job) (wire.Latency, error) {
 	}
 	begin := time.Now()
 	err = safely(func() error { return j.gen.Decoder.Decode(j.gen.Session, j.buf, &p.run.answer) })
-	return wire.Latency{Pre: ms(j.pre), Inv: ms(timing.Engine), Post: ms(time.Since(begin))}, err
+	post := time.Since(begin)
+	for stage, took := range [numStages]time.Duration{StageFill: j.pre, StageRun: timing.Engine, StageDecode: post} {
+		p.counters.stages[stage].add(took)
+	}
+	return wire.Latency{Pre: ms(j.pre), Inv: ms(timing.Engine), Post: ms(post)}, err
 }
 
 // ms rounds to microseconds, so that results stay short.

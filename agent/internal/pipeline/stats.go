@@ -33,7 +33,24 @@ type counters struct {
 	swapGap             atomic.Int64 // ns
 	code                atomic.Pointer[string]
 	latency             latencies
+	stages              [numStages]latencies
 }
+
+// A Stage is a step of a frame's way.
+type Stage uint8
+
+const (
+	StageFill   Stage = iota // the model's input is made
+	StageRun                 // in the engine
+	StageDecode              // the model's outputs are read
+	numStages
+)
+
+// Stages are all of them.
+func Stages() []Stage { return []Stage{StageFill, StageRun, StageDecode} }
+
+// String is the stage's name in metrics.
+func (s Stage) String() string { return [...]string{"fill", "run", "decode"}[s] }
 
 // Stats are what a pipeline counted since it was made. Whenever no frame is under
 // way, Captured = Published + the sum of Dropped.
@@ -47,6 +64,9 @@ type Stats struct {
 	SwapGap   time.Duration    // the longest from the last result of one to the first of the other
 	Degraded  string           // code of what went wrong since the last result; "" when nothing did
 	Latency   Histogram        // from captured to published
+	Total     time.Duration    // of Latency, added up
+	Stages    [numStages]Histogram
+	Times     [numStages]time.Duration // of Stages, added up
 }
 
 // Stats may be called at any time, by any goroutine.
@@ -61,7 +81,10 @@ func (p *Pipeline) Stats() Stats {
 	if code := c.code.Load(); code != nil {
 		s.Degraded = *code
 	}
-	c.latency.read(&s.Latency)
+	s.Total = c.latency.read(&s.Latency)
+	for i := range s.Stages {
+		s.Times[i] = c.stages[i].read(&s.Stages[i])
+	}
 	return s
 }
 
@@ -156,13 +179,30 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	return 0
 }
 
-// latencies are a Histogram that is written and read at the same time.
-type latencies [numBuckets]atomic.Uint64
-
-func (l *latencies) add(d time.Duration) { l[bucket(d)].Add(1) }
-
-func (l *latencies) read(h *Histogram) {
-	for i := range l {
-		h[i] = l[i].Load()
+// Upper is the end of each bucket of a Histogram; the last one's is no end.
+func Upper() []time.Duration {
+	ends := make([]time.Duration, numBuckets)
+	for i := range ends {
+		ends[i] = upper(i)
 	}
+	return ends
+}
+
+// latencies are a Histogram that is written and read at the same time.
+type latencies struct {
+	counts [numBuckets]atomic.Uint64
+	sum    atomic.Int64 // ns
+}
+
+func (l *latencies) add(d time.Duration) {
+	l.counts[bucket(d)].Add(1)
+	l.sum.Add(int64(d))
+}
+
+// read also returns the sum.
+func (l *latencies) read(h *Histogram) time.Duration {
+	for i := range l.counts {
+		h[i] = l.counts[i].Load()
+	}
+	return time.Duration(l.sum.Load())
 }
