@@ -86,7 +86,8 @@ func (a *agent) disk() string {
 
 // resolved is a path without symbolic links: the kernel lists mounts by such.
 func resolved(path string) string {
-	if p, err := filepath.EvalSymlinks(path); err == nil {
+	path, err := filepath.Abs(path)
+	if p, broken := filepath.EvalSymlinks(path); err == nil && broken == nil {
 		return p
 	}
 	return path

@@ -75,6 +75,7 @@ func parseSign(value string, past bool) (Sign, error) {
 type Slow struct {
 	Now   []Cause
 	Since []Cause // since it started, as far as it tells; what is now is not in it
+	Told  bool    // one of the profile's signs is there to be read, so that silence means something
 }
 
 // A Watch looks again and again whether a board is slowed down. It is used by one
@@ -96,7 +97,8 @@ func (w *Watch) Look() Slow {
 	var s Slow
 	said := map[Sign]bool{} // by file and tense alone
 	for _, sign := range w.signs {
-		now, since := w.see(sign)
+		now, since, told := w.see(sign)
+		s.Told = s.Told || told
 		if file := (Sign{File: sign.File, Past: sign.Past}); sign.Kind == "bits" && (now || since) {
 			if said[file] {
 				continue
@@ -124,29 +126,28 @@ func add(list []Cause, c Cause) []Cause {
 	return append(list, c)
 }
 
-func (w *Watch) see(s Sign) (now, since bool) {
+func (w *Watch) see(s Sign) (now, since, told bool) {
 	switch s.Kind {
 	case "bits":
 		for _, name := range glob(w.root, s.File) {
 			bits, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(read(w.root, name)), "0x"), 16, 32)
-			now = now || err == nil && bits&s.Mask != 0
+			now, told = now || err == nil && bits&s.Mask != 0, told || err == nil
 		}
-		return now && !s.Past, now && s.Past
+		return now && !s.Past, now && s.Past, told
 	case "alarm":
 		for _, n := range w.chip(s) {
-			now = now || n != 0
+			now, told = now || n != 0, true
 		}
 	case "count":
 		for name, n := range w.chip(s) {
 			before, known := w.counts[name]
-			now = now || known && n > before
-			since = since || n > 0
+			now, since, told = now || known && n > before, since || n > 0, true
 			w.counts[name] = n
 		}
 	case "cooling":
 		now = w.cooling(func(kind string) bool { return kind == s.File })
 	}
-	return now, since
+	return now, since, told
 }
 
 // chip is what a file of a chip of hwmon says, by its path: chips are numbered as
