@@ -182,7 +182,7 @@ func (a *agent) build() error {
 		Device: a.Device, Pipelines: a.helloPipelines(), Board: a.board, State: state, Blobs: blobs,
 		Fetcher: fetcher{a}, Installer: installer{a.stations, a.settings}, Steps: a.uplink, Log: a.Log,
 		Changed: func() { poke(a.changed) }, Floor: a.Floor, Vitals: a.stations.vitals,
-		Temperature: func() *float64 { return health.Temperature(a.Root) },
+		Temperature: func() *float64 { return health.Temperature(a.Root, a.Board.Profile) },
 	}
 	if vouch != nil {
 		c.Voucher = vouch
@@ -205,7 +205,7 @@ func (a *agent) build() error {
 }
 
 func (a *agent) station(p PipelineFile, start string) *station {
-	o := &opener{engines: a.Engines, order: a.Board.Accelerators, options: map[hal.Accelerator]map[string]string{}, log: a.Log}
+	o := &opener{engines: a.Engines, order: a.Board.Profile.Accelerators, options: map[hal.Accelerator]map[string]string{}, log: a.Log}
 	for _, order := range [][]hal.Accelerator{a.File.Accelerators, p.Accelerators} { // the nearest word counts
 		if len(order) > 0 {
 			o.order = order
@@ -327,7 +327,7 @@ func (a *agent) reportHealth(ctx context.Context) {
 	}
 	before := map[string]pipeline.Stats{}
 	r := health.Reporter{
-		Sampler: health.NewSampler(a.Root, a.File.Data),
+		Sampler: health.NewSampler(a.Root, a.Board.Profile, resolved(a.File.Data)),
 		Period:  a.healthPeriod,
 		Collect: func() health.Input { return a.collect(before) },
 		Publish: func(h *wire.Health) {

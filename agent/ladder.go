@@ -49,7 +49,7 @@ func (a *agent) ladders() []hal.Engine {
 			order = ladder.ONNX
 		}
 		c := ladder.Config{Inner: e, Order: order, Memory: memory, Supports: supports, Settings: a.File.settings(cpu),
-			Board: a.Board.Name, CPU: cpu.name, Log: a.Log.With().Str("engine", e.Name()).Logger()}
+			Board: a.Board.Name, CPU: cpu.name, Begin: a.Board.Profile.Threads, Log: a.Log.With().Str("engine", e.Name()).Logger()}
 		if e.Name() == "tflite" {
 			c.Extra = a.File.delegates()
 		}

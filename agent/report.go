@@ -7,12 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/covey-edge/covey/agent/internal/uplink"
+	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
@@ -52,7 +54,7 @@ func (a *agent) board() release.Board {
 
 func (a *agent) hello() wire.Hello {
 	h := wire.Hello{
-		BootID: a.bootID(), Agent: a.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Board: a.Board.Name,
+		BootID: a.bootID(), Agent: a.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Board: a.Board.Name, Profile: a.Board.Profile.ID, Disk: a.disk(),
 		CPUs: a.Board.CPUs, RAM: a.Board.RAM, Accelerators: a.devices, Runtimes: maps.Clone(a.runtimes),
 		Pipelines: a.helloPipelines(), MaxBlock: wire.BlockSize, Labels: a.File.Labels,
 	}
@@ -71,6 +73,24 @@ func (a *agent) helloPipelines() []wire.HelloPipeline {
 		list = append(list, wire.HelloPipeline{Name: wire.ConfigPipeline, Pinned: a.settings.local.closed()})
 	}
 	return list
+}
+
+// disk is the kind of disk beneath the data folder, "" when that is not known.
+func (a *agent) disk() string {
+	if a.Root == nil {
+		return ""
+	}
+	d, _ := firmware.DiskOf(a.Root, resolved(a.File.Data))
+	return d.Kind
+}
+
+// resolved is a path without symbolic links: the kernel lists mounts by such.
+func resolved(path string) string {
+	path, err := filepath.Abs(path)
+	if p, broken := filepath.EvalSymlinks(path); err == nil && broken == nil {
+		return p
+	}
+	return path
 }
 
 func (a *agent) bootID() string {

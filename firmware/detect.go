@@ -5,8 +5,6 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
-
-	"github.com/covey-edge/covey/hal"
 )
 
 // A Board is what an agent runs on.
@@ -17,19 +15,21 @@ type Board struct {
 	RAM  int64  `json:"ram"`  // bytes that Linux can use; 0 when nothing tells
 	CPUs int    `json:"cpus"` // online; 0 when nothing tells
 
-	Accelerators []hal.Accelerator `json:"accelerators,omitempty"` // worth a try on this board, best first; nil: all there are
+	Profile Profile `json:"profile"` // what is known of its kind beforehand
 }
 
-// Detect says which board this is from its device tree or, on a PC, its DMI table.
-// The file system is the root of the board's, os.DirFS("/").
+// Detect says which board this is from its device tree or, on a PC, its DMI table,
+// and what is known of its kind. The file system is the root of the board's,
+// os.DirFS("/").
 func Detect(root fs.FS) Board {
 	b := Board{RAM: memTotal(read(root, "proc/meminfo")), CPUs: countCPUs(read(root, "sys/devices/system/cpu/online"))}
 	const tree = "sys/firmware/devicetree/base/"
 	b.Name = clean(read(root, tree+"model"))
-	if kinds := strings.Split(strings.Trim(read(root, tree+"compatible"), "\x00"), "\x00"); kinds[0] != "" {
+	kinds := strings.Split(strings.Trim(read(root, tree+"compatible"), "\x00"), "\x00")
+	if kinds[0] != "" {
 		b.Kind, b.Chip = clean(kinds[0]), clean(kinds[len(kinds)-1])
 	}
-	b.Accelerators = order(b.Chip)
+	b.Profile = profileOf(kinds, arch(read(root, "proc/cpuinfo")))
 	if b.Name == "" {
 		const dmi = "sys/class/dmi/id/"
 		b.Name = clean(read(root, dmi+"sys_vendor") + " " + read(root, dmi+"product_name"))
@@ -64,6 +64,19 @@ func clean(s string) string {
 		s = strings.ToValidUTF8(s[:128], "")
 	}
 	return s
+}
+
+// arch tells the architecture by how the kernel describes its cores.
+func arch(cpuinfo string) string {
+	for line := range strings.Lines(cpuinfo) {
+		switch key, _, _ := strings.Cut(line, ":"); strings.TrimSpace(key) {
+		case "CPU implementer":
+			return "arm64"
+		case "vendor_id":
+			return "amd64"
+		}
+	}
+	return ""
 }
 
 func memTotal(meminfo string) int64 {

@@ -14,3 +14,9 @@ var AgentUnit string
 //
 //go:embed agent.example.yaml
 var ExampleConfig string
+
+// UdevRules are the rules of udev that give the devices which the agent reads to the
+// groups that its user is in: /usr/lib/udev/rules.d/60-covey.rules.
+//
+//go:embed udev/60-covey.rules
+var UdevRules string

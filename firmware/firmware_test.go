@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
-
-	"github.com/covey-edge/covey/hal"
 )
 
 func file(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
@@ -26,8 +24,7 @@ func TestDetect(t *testing.T) {
 			"sys/firmware/devicetree/base/compatible": file("raspberrypi,4-model-b\x00brcm,bcm2711\x00"),
 			"proc/meminfo":                  file("MemTotal:        3884360 kB\nMemFree: 1 kB\n"),
 			"sys/devices/system/cpu/online": file("0-3\n"),
-		}, Board{"Raspberry Pi 4 Model B Rev 1.4", "raspberrypi,4-model-b", "brcm,bcm2711", 3884360 << 10, 4,
-			[]hal.Accelerator{hal.EdgeTPU, "external:*", hal.XNNPACK, hal.CPU}}},
+		}, Board{"Raspberry Pi 4 Model B Rev 1.4", "raspberrypi,4-model-b", "brcm,bcm2711", 3884360 << 10, 4, profileOf([]string{"brcm,bcm2711"}, "")}},
 		{"pc", fstest.MapFS{
 			"sys/class/dmi/id/sys_vendor":   file("LENOVO\n"),
 			"sys/class/dmi/id/product_name": file("ThinkCentre  M70q\n"),

@@ -29,6 +29,8 @@ type Hello struct {
 	OS           string            `json:"os"`
 	Arch         string            `json:"arch"`
 	Board        string            `json:"board"`
+	Profile      string            `json:"profile,omitempty"` // what is known of its kind: "raspberrypi-5"
+	Disk         string            `json:"disk,omitempty"`    // beneath the state volume: sd, emmc, nvme, ssd, hdd
 	CPUs         int               `json:"cpus"`
 	RAM          int64             `json:"ram"` // bytes
 	Accelerators []HelloDevice     `json:"accelerators"`
@@ -66,10 +68,13 @@ type Health struct {
 	RSS       int64                     `json:"rss"`            // bytes, of the agent
 	Temp      *float64                  `json:"temp,omitempty"` // °C
 	Throttled bool                      `json:"thr,omitempty"`
-	Disk      float64                   `json:"disk"` // percent of the state volume in use
+	Disk      float64                   `json:"disk"`           // percent of the state volume in use
+	Wrote     int64                     `json:"wr,omitempty"`   // bytes that the agent wrote to disks in the last 24 hours, or since it started
+	Wear      int                       `json:"wear,omitempty"` // percent of its life that the state volume's eMMC has used, at most; 0: it does not tell
+	EOL       int                       `json:"eol,omitempty"`  // of its spare blocks 2: most are used, 3: hardly any are left
 	Outbox    int64                     `json:"outbox"`
 	Lost      uint64                    `json:"lost,omitempty"`
-	Flags     []string                  `json:"flags,omitempty"` // codes: "duplicate_identity"
+	Flags     []string                  `json:"flags,omitempty"` // codes: "duplicate_identity", "low_voltage"
 	Pipes     map[string]PipelineHealth `json:"pipes"`
 }
 

@@ -89,6 +89,8 @@ func (h *Hello) Validate() error {
 	c.text("os", h.OS, maxText)
 	c.text("arch", h.Arch, maxText)
 	c.text("board", h.Board, maxText)
+	c.text("profile", h.Profile, 64)
+	c.text("disk", h.Disk, 64)
 	c.that(h.CPUs >= 0 && h.CPUs <= 1<<16, "cpus: %d", h.CPUs)
 	c.that(h.RAM >= 0, "ram: %d", h.RAM)
 	c.that(h.MaxBlock >= 0 && h.MaxBlock <= MaxPacket, "max_block: %d", h.MaxBlock)
@@ -151,6 +153,9 @@ func (h *Health) Validate() error {
 	for _, f := range h.Flags {
 		c.someText("flags", f, 64)
 	}
+	c.that(h.Wrote >= 0, "wr: %d", h.Wrote)
+	c.whole("wear", h.Wear, 0, 100)
+	c.whole("eol", h.EOL, 0, 3)
 	c.count("pipes", len(h.Pipes), MaxPipelines)
 	for _, name := range keys(h.Pipes) {
 		p := h.Pipes[name]

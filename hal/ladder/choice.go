@@ -107,18 +107,14 @@ func candidates(accelerators []hal.Accelerator, cores, threads int, settings map
 }
 
 // safe is what a model is opened on before it was measured: nothing that needs a
-// driver. One core is left to whoever makes the next frame. Empty where the order
-// has no CPU in it.
-func safe(order []hal.Accelerator, cores, threads int, settings map[hal.Accelerator][]map[string]string) []Choice {
+// driver. Empty where the order has no CPU in it.
+func safe(order []hal.Accelerator, threads int, settings map[hal.Accelerator][]map[string]string) []Choice {
 	var list []Choice
 	for _, a := range order {
 		if !onCPU(a) {
 			continue
 		}
 		c := Choice{Accelerator: a, Threads: threads}
-		if threads == 0 {
-			c.Threads = max(1, min(maxThreads, cores-1))
-		}
 		if ways := settings[a]; len(ways) > 0 {
 			c.Settings = ways[0]
 		}

@@ -35,6 +35,7 @@ type Config struct {
 
 	Board, CPU string // names; a choice holds for them alone
 	Cores      int    // 0: of this machine
+	Begin      int    // threads of a model that was not measured yet; 0: one core is left to whoever makes the next frame
 	Log        zerolog.Logger
 }
 
@@ -150,7 +151,7 @@ func (e *Engine) Start(ctx context.Context, m hal.Model, o hal.Options) (hal.Ses
 	}
 	choices := e.model(m, o).choices
 	if len(choices) == 0 {
-		choices = safe(e.order(o), e.cores(), o.Threads, e.config.Settings)
+		choices = safe(e.order(o), e.begin(o), e.config.Settings)
 	}
 	if len(choices) == 0 {
 		s, _, err := e.measure(ctx, m, o, false)
@@ -205,6 +206,17 @@ func (e *Engine) order(o hal.Options) []hal.Accelerator {
 		return o.Order
 	}
 	return e.config.Order
+}
+
+// begin is how many threads a model has before it was measured.
+func (e *Engine) begin(o hal.Options) int {
+	switch {
+	case o.Threads > 0:
+		return o.Threads
+	case e.config.Begin > 0:
+		return min(e.config.Begin, e.cores())
+	}
+	return most(e.cores() - 1)
 }
 
 func (e *Engine) cores() int {

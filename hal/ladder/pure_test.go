@@ -34,9 +34,21 @@ func TestCandidates(t *testing.T) {
 			t.Errorf("%v on %d cores:\n got %s\nwant %s", c.order, c.cores, got, c.want)
 		}
 	}
-	if got := fmt.Sprint(safe(TFLite, 4, 0, settings), safe(ONNX, 1, 0, nil), safe([]hal.Accelerator{hal.EdgeTPU}, 4, 0, nil)); got !=
+	if got := fmt.Sprint(safe(TFLite, 3, settings), safe(ONNX, 1, nil), safe([]hal.Accelerator{hal.EdgeTPU}, 4, nil)); got !=
 		"[xnnpack, 3 threads cpu, 3 threads] [cpu, 1 thread] []" {
 		t.Errorf("safe: %s", got)
+	}
+}
+
+// TestBegin: who asks for threads gets them; else the board says, and it has no more
+// than its cores; else one core is left.
+func TestBegin(t *testing.T) {
+	for _, c := range []struct{ asked, board, cores, want int }{
+		{0, 0, 4, 3}, {0, 0, 1, 1}, {0, 0, 12, 4}, {0, 4, 8, 4}, {0, 4, 2, 2}, {2, 4, 8, 2}, {6, 0, 4, 6},
+	} {
+		if got := New(Config{Begin: c.board, Cores: c.cores}).begin(hal.Options{Threads: c.asked}); got != c.want {
+			t.Errorf("%+v: got %d", c, got)
+		}
 	}
 }
 

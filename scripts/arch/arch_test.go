@@ -66,7 +66,7 @@ var arrows = []struct{ room, may string }{
 	{"agent/internal/pipeline", "agent/internal/event hal/task hal/vision"},
 	{"agent/internal/uplink", "agent/internal/event fleet/blob fleet/blob/pack"},
 	{"agent/internal/local", "agent/internal/health"},
-	{"agent/internal/health", "hal/sketch"},
+	{"agent/internal/health", "firmware hal/sketch"},
 	{"agent/internal/event", ""},
 	{"agent/internal/picture", "agent/internal/annotate hal/vision"},
 	{"agent/internal/agreement", "hal/task"},

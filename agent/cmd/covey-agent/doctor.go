@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/user"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"text/tabwriter"
@@ -117,8 +118,14 @@ func here(data string) doctor.Board {
 	if u, err := user.Current(); err == nil {
 		name = u.Username
 	}
+	if p, err := filepath.Abs(data); err == nil {
+		data = p
+	}
+	if p, err := filepath.EvalSymlinks(data); err == nil {
+		data = p // the kernel lists mounts without links
+	}
 	return doctor.Board{
-		Root: os.DirFS("/"), Arch: runtime.GOARCH, Data: data, User: name,
+		Root: os.DirFS("/"), Profile: firmware.Detect(os.DirFS("/")).Profile, Arch: runtime.GOARCH, Data: data, User: name,
 		PageSize: os.Getpagesize(), Now: time.Now(), Floor: floor(),
 		Access: func(path string) error { return unix.Access(path, unix.R_OK|unix.W_OK) },
 		Disk: func(path string) (free, total uint64, err error) {
@@ -206,7 +213,11 @@ func (r *report) print(w io.Writer, asJSON bool) error {
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}
-	fmt.Fprintf(w, "covey-agent %s on %s (%s, %d cores, %d MiB)\n", r.Version, orUnknown(r.Board.Name), r.Arch, r.Board.CPUs, r.Board.RAM>>20)
+	fmt.Fprintf(w, "covey-agent %s on %s (%s, %d cores, %d MiB)", r.Version, orUnknown(r.Board.Name), r.Arch, r.Board.CPUs, r.Board.RAM>>20)
+	if id := r.Board.Profile.ID; id != "" {
+		fmt.Fprint(w, ", known as ", id)
+	}
+	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, d := range r.Devices {
 		versions := d.Runtime

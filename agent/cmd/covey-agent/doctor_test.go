@@ -37,7 +37,7 @@ func TestDial(t *testing.T) {
 // TestReport: every line of a report that is not ok has a fix below it, and JSON has
 // the same under plain names.
 func TestReport(t *testing.T) {
-	r := &report{Version: "1.0.0", Board: firmware.Board{Name: "Raspberry Pi 5", RAM: 4 << 30, CPUs: 4}, Arch: "arm64",
+	r := &report{Version: "1.0.0", Board: firmware.Board{Name: "Raspberry Pi 5", RAM: 4 << 30, CPUs: 4, Profile: firmware.Profile{ID: "raspberrypi-5"}}, Arch: "arm64",
 		Devices: []hal.Device{{Accelerator: hal.XNNPACK, Name: "4 cores", Runtime: "tflite 2.17.1"},
 			{Accelerator: hal.EdgeTPU, Name: "Coral", Runtime: "tflite 2.17.1", Driver: "libedgetpu 16.0TF2.17.1"}},
 		Diagnoses: []hal.Diagnosis{{Subject: "glibc", OK: true, Detail: "2.36"}, {Subject: "power", Detail: "under-voltage now", Fix: "use the board's own power supply"}}}
@@ -45,7 +45,7 @@ func TestReport(t *testing.T) {
 	if err := r.print(&text, false); err != nil {
 		t.Fatal(err)
 	}
-	want := `covey-agent 1.0.0 on Raspberry Pi 5 (arm64, 4 cores, 4096 MiB)
+	want := `covey-agent 1.0.0 on Raspberry Pi 5 (arm64, 4 cores, 4096 MiB), known as raspberrypi-5
 can run on  xnnpack  4 cores  tflite 2.17.1
 can run on  edgetpu  Coral    tflite 2.17.1, libedgetpu 16.0TF2.17.1
 ok          glibc    2.36

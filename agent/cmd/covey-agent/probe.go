@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/hal"
 )
 
@@ -33,6 +34,7 @@ func probeCommand() *cobra.Command {
 				}
 				return e.Encode(all)
 			}
+			fmt.Fprint(cmd.OutOrStdout(), socket(firmware.Detect(os.DirFS("/"))))
 			if len(all) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "nothing is plugged in that can be a source; folder, wav, mjpeg, rtsp, exec and mqtt are configured without")
 				return nil
@@ -47,4 +49,15 @@ func probeCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// socket is a line about the camera on the board's own socket, "" where there is none.
+func socket(b firmware.Board) string {
+	switch b.Profile.Camera {
+	case firmware.RPiCam, firmware.NVArgus:
+		return b.Profile.Name + ": a camera on its own socket is read by type csi, all others by v4l2\n"
+	case firmware.V4L2:
+		return b.Profile.Name + ": a camera on its own socket, where its maker has a driver, is read by type v4l2, as all others are\n"
+	}
+	return ""
 }

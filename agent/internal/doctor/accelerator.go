@@ -33,7 +33,9 @@ func coralUSB(b *Board) []hal.Diagnosis {
 		if fresh {
 			detail += " (its firmware is loaded at first use)"
 		}
-		if speed, err := strconv.Atoi(b.text(at + "/speed")); err == nil && speed < 5000 && !fresh {
+		if speed, err := strconv.Atoi(b.text(at + "/speed")); err == nil && speed < 5000 && !fresh && b.Profile.USB == 2 {
+			detail += fmt.Sprintf(" at %d Mbit/s: this board has USB 2 alone, where it is three times as slow", speed)
+		} else if err == nil && speed < 5000 && !fresh {
 			all = append(all, bad(subject, fmt.Sprintf("%s runs at %d Mbit/s, USB 2: three times as slow", detail, speed), "plug it into a blue USB 3 socket, with its own cable"))
 		}
 		bus, _ := strconv.Atoi(b.text(at + "/busnum"))
@@ -41,12 +43,26 @@ func coralUSB(b *Board) []hal.Diagnosis {
 		node := fmt.Sprintf("dev/bus/usb/%03d/%03d", bus, dev)
 		if err := b.Access("/" + node); err != nil {
 			all = append(all, bad(subject, fmt.Sprintf("%s: /%s cannot be opened: %v", detail, node, err),
-				`echo 'SUBSYSTEM=="usb", ATTRS{idVendor}=="1a6e|18d1", MODE="0664", GROUP="plugdev"' | sudo tee /etc/udev/rules.d/60-covey-coral.rules && sudo usermod -aG plugdev `+b.User+" && sudo udevadm control --reload && sudo udevadm trigger"))
+				b.coralRule()+"sudo usermod -aG plugdev "+b.User+" && sudo systemctl restart covey-agent"))
 			continue
 		}
 		all = append(all, b.edgetpuLibrary(subject, detail))
 	}
 	return all
+}
+
+// coralRule is the command, with what joins it to the next, that gives a Coral on USB
+// to the group plugdev; "" where a rule that does so is there.
+func (b *Board) coralRule() string {
+	for _, folder := range []string{"etc", "run", "usr/lib", "lib"} {
+		for _, name := range []string{"60-covey.rules", "60-covey-coral.rules", "60-libedgetpu1-std.rules", "60-libedgetpu1-max.rules"} {
+			if b.exists(folder + "/udev/rules.d/" + name) {
+				return ""
+			}
+		}
+	}
+	return `echo 'SUBSYSTEM=="usb", ATTR{idVendor}=="1a6e|18d1", ATTR{idProduct}=="089a|9302", MODE="0660", GROUP="plugdev"'` +
+		" | sudo tee /etc/udev/rules.d/60-covey-coral.rules && sudo udevadm control --reload && sudo udevadm trigger && "
 }
 
 func (b *Board) edgetpuLibrary(subject, detail string) hal.Diagnosis {
@@ -67,6 +83,10 @@ func (b *Board) pci(vendor, device string) []string {
 	}
 	return found
 }
+
+// Temperatures in °C. What is out of bounds was not measured: sensors say −87.9 or 255
+// when they fail.
+const coldest, hottest = -40, 150
 
 func (b *Board) coralsPCIe() []string { return b.pci("0x1ac1", "0x089a") }
 
@@ -105,8 +125,8 @@ func opencl(b *Board) []hal.Diagnosis {
 	if delegate == "" || b.library("libOpenCL.so.1") != "" && len(icds) > 0 {
 		return nil // nothing was meant to be, or the runner's own probe has more to say
 	}
-	if b.pi() {
-		return []hal.Diagnosis{bad(subject, "a GPU delegate is installed, but no OpenCL: the GPU of a Raspberry Pi is slower than its CPU", "remove "+delegate)}
+	if order := b.Profile.Accelerators; order != nil && !slices.Contains(order, hal.GPU) {
+		return []hal.Diagnosis{bad(subject, "a GPU delegate is installed, but no OpenCL: "+b.Profile.Name+" gains nothing by it, or has none", "sudo rm "+delegate)}
 	}
 	return []hal.Diagnosis{bad(subject, "a GPU delegate is installed, but no OpenCL driver in /etc/OpenCL/vendors", "install the OpenCL driver of this board's GPU (for Mali, the vendor's)")}
 }

@@ -5,6 +5,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/hal"
 )
 
@@ -51,7 +52,7 @@ func isCSI(title string) bool {
 func (b *Board) csi(title string) hal.Diagnosis {
 	const subject = "camera csi"
 	detail := fmt.Sprintf("a camera socket (%s): its /dev/video nodes give no pictures, source type csi does", title)
-	tegra := strings.Contains(title, "tegra") || strings.Contains(title, "vi-output")
+	tegra := b.Profile.Camera == firmware.NVArgus || strings.Contains(title, "tegra") || strings.Contains(title, "vi-output")
 	switch {
 	case tegra && b.program("gst-launch-1.0") == "":
 		return bad(subject, detail+", with gst-launch-1.0", "sudo apt-get install gstreamer1.0-tools")

@@ -12,15 +12,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/hal"
 )
 
 // A Board is what there is to look at.
 type Board struct {
-	Root fs.FS  // os.DirFS("/")
-	Arch string // GOARCH
-	Data string // folder of the agent's state, absolute
-	User string // that the agent runs as, for the lines that mend permissions
+	Root    fs.FS            // os.DirFS("/")
+	Profile firmware.Profile // of the board
+	Arch    string           // GOARCH
+	Data    string           // folder of the agent's state, absolute
+	User    string           // that the agent runs as, for the lines that mend permissions
 
 	PageSize int
 	Now      time.Time
@@ -37,7 +39,7 @@ type Board struct {
 func Examine(b Board) []hal.Diagnosis {
 	var all []hal.Diagnosis
 	for _, check := range []func(*Board) []hal.Diagnosis{
-		glibc, jetpack, pages, power, heat, clock, disk, wear, coralUSB, coralPCIe, opencl, npus, cameras, microphones,
+		glibc, jetpack, pages, power, heat, clock, disk, storage, wear, traps, coralUSB, coralPCIe, opencl, npus, cameras, microphones,
 	} {
 		all = append(all, check(&b)...)
 	}
@@ -105,11 +107,6 @@ func (b *Board) program(name string) string {
 		}
 	}
 	return ""
-}
-
-// pi says whether this is a Raspberry Pi.
-func (b *Board) pi() bool {
-	return strings.HasPrefix(b.text("sys/firmware/devicetree/base/model"), "Raspberry Pi")
 }
 
 // node is a line about a device node that has to be there for this user.

@@ -1,13 +1,17 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/hal"
 )
 
@@ -68,66 +72,70 @@ func jetpack(b *Board) []hal.Diagnosis {
 	return []hal.Diagnosis{good(subject, fmt.Sprintf("L4T R%d, newer than JetPack 6: not seen by Covey's makers", major))}
 }
 
-// pages looks for a kernel of 16 KiB pages, which the Raspberry Pi 5 boots by default.
+// pages looks for a kernel of pages longer than 4 KiB, in words of our own where no
+// trap of the board has better ones.
 func pages(b *Board) []hal.Diagnosis {
 	if b.PageSize <= 4096 {
 		return nil
 	}
 	d := good("pages", fmt.Sprintf("%d KiB", b.PageSize>>10))
-	if len(b.coralsPCIe()) > 0 {
+	if len(b.coralsPCIe()) > 0 && !slices.ContainsFunc(b.Profile.Traps, func(t firmware.Trap) bool {
+		return slices.ContainsFunc(t.When, func(c firmware.Condition) bool { return c.Kind == "pages" })
+	}) {
 		d = bad("pages", fmt.Sprintf("%d KiB pages: the driver of a Coral on PCIe cannot work with them", b.PageSize>>10),
-			"add kernel=kernel8.img to /boot/firmware/config.txt and reboot")
+			"boot a kernel with pages of 4 KiB")
 	}
 	return []hal.Diagnosis{d}
 }
 
-// power asks the Raspberry Pi's firmware; bits as in its documentation of
-// get_throttled: 0–3 now, 16–19 since boot.
-func power(b *Board) []hal.Diagnosis {
-	const subject = "power"
-	for _, name := range b.glob("sys/devices/platform/soc*/soc*firmware/get_throttled") {
-		bits, ok := hexNumber(b.text(name))
-		if !ok {
-			continue
-		}
-		const fix = "use the board's own power supply and a short thick cable"
+// traps are what is known to go wrong on this kind of board, where it can.
+func traps(b *Board) []hal.Diagnosis {
+	const subject = "board"
+	var all []hal.Diagnosis
+	for _, t := range b.Profile.Traps {
 		switch {
-		case bits&1 != 0:
-			return []hal.Diagnosis{bad(subject, "under-voltage now: the board slows down and may lose its disk", fix)}
-		case bits&(1<<16) != 0:
-			return []hal.Diagnosis{bad(subject, "under-voltage since the last boot", fix)}
-		case bits&0xe != 0:
-			return []hal.Diagnosis{bad(subject, "throttled now", "cool the board: a heat sink, a fan, air")}
-		case bits&0xe0000 != 0:
-			return []hal.Diagnosis{bad(subject, "throttled since the last boot", "cool the board: a heat sink, a fan, air")}
+		case !t.Sprung(b.Root, b.PageSize):
+		case t.Fix == "":
+			all = append(all, good(subject, t.Text))
+		default:
+			all = append(all, bad(subject, t.Text, t.Fix))
 		}
-		return []hal.Diagnosis{good(subject, "no under-voltage, no throttling since boot")}
 	}
-	return nil
+	return all
 }
 
-// Temperatures in °C. What is out of bounds was not measured: sensors say −87.9 or
-// 255 when they fail.
-const (
-	coldest, hottest = -40, 150
-	hot              = 80
-)
-
-func heat(b *Board) []hal.Diagnosis {
-	top, where := 0., ""
-	for _, name := range b.glob("sys/class/thermal/thermal_zone*/temp") {
-		milli, err := strconv.ParseInt(b.text(name), 10, 32)
-		if c := float64(milli) / 1000; err == nil && c > coldest && c < hottest && (where == "" || c > top) {
-			top, where = c, b.text(strings.TrimSuffix(name, "temp")+"type")
+// power says whether the board is slowed down, or was.
+func power(b *Board) []hal.Diagnosis {
+	const subject, supply, cool = "power", "use the board's own power supply and a short thick cable", "cool the board: a heat sink, a fan, air"
+	slow := b.Profile.Watch(b.Root).Look()
+	for _, when := range []struct {
+		causes []firmware.Cause
+		words  string
+	}{{slow.Now, "now"}, {slow.Since, "since the last boot"}} {
+		switch {
+		case slices.Contains(when.causes, firmware.Voltage):
+			return []hal.Diagnosis{bad(subject, "under-voltage "+when.words+": the board slows down and may lose its disk", supply)}
+		case slices.Contains(when.causes, firmware.Current):
+			return []hal.Diagnosis{bad(subject, "it wanted more current than it gets "+when.words+", and was slowed down", "use a stronger power supply, or sudo nvpmodel with a mode of fewer watts")}
+		case slices.Contains(when.causes, firmware.Heat):
+			return []hal.Diagnosis{bad(subject, "throttled "+when.words, cool)}
 		}
 	}
-	switch {
-	case where == "":
+	if !slow.Told {
 		return nil
-	case top >= hot:
-		return []hal.Diagnosis{bad("heat", fmt.Sprintf("%.0f °C at %s", top, where), "cool the board: a heat sink, a fan, air")}
 	}
-	return []hal.Diagnosis{good("heat", fmt.Sprintf("%.0f °C", top))}
+	return []hal.Diagnosis{good(subject, "no under-voltage, no throttling since boot, as far as the board tells")}
+}
+
+func heat(b *Board) []hal.Diagnosis {
+	celsius, where, ok := b.Profile.Temperature(b.Root)
+	switch {
+	case !ok:
+		return nil
+	case celsius >= float64(cmp.Or(b.Profile.Hot, firmware.DefaultHot)):
+		return []hal.Diagnosis{bad("heat", fmt.Sprintf("%.0f °C at %s", celsius, where), "cool the board: a heat sink, a fan, air")}
+	}
+	return []hal.Diagnosis{good("heat", fmt.Sprintf("%.0f °C", celsius))}
 }
 
 // clock looks whether the time can be right: most boards have no battery.
@@ -178,26 +186,49 @@ func (b *Board) readOnly() bool {
 	return flags == "ro" || strings.HasPrefix(flags, "ro,")
 }
 
-// wear reads what eMMC tells of its life (JEDEC 5.0: two memory types in tenths
-// used, and whether reserved blocks run out). SD cards do not tell.
+// cardADay is how much a card may bear, bytes: 20 GiB a day is some seven terabytes a
+// year, about what a good card of 32 GB is made for.
+const cardADay = 20 << 30
+
+// kinds are the names of disks for people.
+var kinds = map[string]string{"sd": "SD card", "emmc": "eMMC", "nvme": "NVMe disk", "ssd": "disk without moving parts", "hdd": "hard disk"}
+
+// storage says what holds the data folder, and what is written to it.
+func storage(b *Board) []hal.Diagnosis {
+	const subject = "storage"
+	d, ok := firmware.DiskOf(b.Root, b.Data)
+	if !ok {
+		return nil
+	}
+	detail := strings.TrimSpace(kinds[d.Kind] + " " + d.Name)
+	up, err := strconv.ParseFloat(strings.SplitN(b.text("proc/uptime")+" ", " ", 2)[0], 64)
+	if err != nil || !(up >= 3600) || d.Written == 0 {
+		return []hal.Diagnosis{good(subject, detail)}
+	}
+	daily := float64(d.Written) / up * 86400
+	detail += fmt.Sprintf(": %.1f GiB a day are written to it, by all programs", daily/(1<<30))
+	if d.Kind == "sd" && daily > cardADay {
+		return []hal.Diagnosis{bad(subject, detail+", which a card does not bear for long", "find who writes: sudo apt-get install iotop && sudo iotop -aoP; put logs into memory: Storage=volatile in /etc/systemd/journald.conf")}
+	}
+	return []hal.Diagnosis{good(subject, detail)}
+}
+
+// wear reads what eMMC tells of its life. SD cards do not tell.
 func wear(b *Board) []hal.Diagnosis {
 	var all []hal.Diagnosis
 	for _, name := range b.glob("sys/class/mmc_host/mmc*/mmc*:*/life_time") {
-		worst := uint64(0)
-		for _, field := range strings.Fields(b.text(name)) {
-			if n, ok := hexNumber(field); ok {
-				worst = max(worst, n)
-			}
-		}
-		end, _ := hexNumber(b.text(strings.TrimSuffix(name, "life_time") + "pre_eol_info"))
+		life, eol := firmware.Wear(b.Root, path.Dir(name))
+		const fix = "make a copy, and replace the module or the board soon"
 		switch {
-		case worst == 0 && end == 0:
-		case end >= 2:
-			all = append(all, bad("wear", "the eMMC runs out of spare blocks", "make a copy, and replace the module or the board soon"))
-		case worst >= 10:
-			all = append(all, bad("wear", fmt.Sprintf("the eMMC has used %d %% of its life or more", min(100, worst*10)), "make a copy, and replace the module or the board soon"))
+		case life == 0 && eol == 0:
+		case eol == 3:
+			all = append(all, bad("wear", "the eMMC has hardly any spare blocks left", fix))
+		case eol == 2:
+			all = append(all, bad("wear", "the eMMC has used most of its spare blocks", fix))
+		case life >= 100:
+			all = append(all, bad("wear", fmt.Sprintf("the eMMC has used %d %% of its life or more", life), fix))
 		default:
-			all = append(all, good("wear", fmt.Sprintf("the eMMC has used up to %d %% of its life", worst*10)))
+			all = append(all, good("wear", fmt.Sprintf("the eMMC has used up to %d %% of its life", life)))
 		}
 	}
 	return all

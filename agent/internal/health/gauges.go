@@ -5,9 +5,13 @@ package health
 import (
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/covey-edge/covey/firmware"
 )
 
 // Gauges are how the board is at one moment. What could not be read is 0, and nil
@@ -16,24 +20,33 @@ type Gauges struct {
 	CPU       float64  // percent of all cores, since the sample before
 	Mem       float64  // percent of RAM that programs could not have
 	RSS       int64    // bytes, of this process
-	Temp      *float64 // °C, of the hottest sensor that makes sense
+	Temp      *float64 // °C, of the hottest sensor that counts
 	Throttled bool     // slowed down, by heat or a weak power supply
+	Weak      bool     // the power supply: too little voltage now, or too much current
 	Disk      float64  // percent of the data volume that is not free to us
+	Wrote     int64    // bytes that this process wrote to disks in the last 24 hours, or since it was first sampled
+	Wear      int      // of the eMMC beneath the data volume, percent of its life
+	EOL       int      // of its spare blocks 2: most are used, 3: hardly any are left
 }
 
 // A Sampler reads gauges. It is used by one goroutine at a time.
 type Sampler struct {
-	root fs.FS
-	data string
+	root    fs.FS
+	data    string
+	profile firmware.Profile
+	watch   *firmware.Watch
+	written daily
 
 	busy, total uint64 // CPU time of the sample before, in ticks
 }
 
-// NewSampler reads below root, os.DirFS("/") on a board; data is a path on the
-// volume whose room matters.
-func NewSampler(root fs.FS, data string) *Sampler {
-	s := &Sampler{root: root, data: data}
+// NewSampler reads below root, os.DirFS("/") on a board, what the board's profile
+// names; data is a path on the volume whose room matters.
+func NewSampler(root fs.FS, profile firmware.Profile, data string) *Sampler {
+	s := &Sampler{root: root, data: data, profile: profile, watch: profile.Watch(root)}
 	s.busy, s.total = cpuTime(s.read("proc/stat"))
+	s.watch.Look() // counters say something only against what they were
+	s.written.add(time.Now(), s.wrote())
 	return s
 }
 
@@ -44,10 +57,25 @@ func (s *Sampler) Sample() Gauges {
 		Mem:  memory(s.read("proc/meminfo")),
 		RSS:  field(s.read("proc/self/status"), "VmRSS:") << 10,
 		Disk: disk(s.data),
-		Temp: s.temperature(),
+		Temp: Temperature(s.root, s.profile),
 	}
-	g.Throttled = s.throttled()
+	slow := s.watch.Look()
+	g.Throttled = len(slow.Now) > 0
+	g.Weak = slices.Contains(slow.Now, firmware.Voltage) || slices.Contains(slow.Now, firmware.Current)
+	g.Wrote = s.written.add(time.Now(), s.wrote())
+	if d, ok := firmware.DiskOf(s.root, s.data); ok {
+		g.Wear = d.Life
+		if d.EOL > 1 {
+			g.EOL = d.EOL
+		}
+	}
 	return g
+}
+
+// wrote is how many bytes this process has handed to disks and not taken back.
+func (s *Sampler) wrote() int64 {
+	io := s.read("proc/self/io")
+	return max(0, field(io, "write_bytes:")-field(io, "cancelled_write_bytes:"))
 }
 
 func (s *Sampler) read(name string) string {
@@ -61,11 +89,6 @@ func (s *Sampler) read(name string) string {
 		return ""
 	}
 	return string(b)
-}
-
-func (s *Sampler) glob(pattern string) []string {
-	names, _ := fs.Glob(s.root, pattern) // the only error is a pattern's
-	return names
 }
 
 func (s *Sampler) cpu() float64 {
@@ -132,49 +155,18 @@ func disk(path string) float64 {
 	return percent(used, used+uint64(st.Bavail)) // as df: what root alone may use is no room
 }
 
-// Sensors that fail say things like -87.9 °C.
-const coldest, hottest = -40, 130
-
-// Temperature is that of the hottest sensor below root that makes sense, °C; nil:
-// there is none.
-func Temperature(root fs.FS) *float64 {
+// Temperature is that of the hottest of a board's sensors that count, °C; nil: there
+// is none.
+func Temperature(root fs.FS, profile firmware.Profile) *float64 {
 	if root == nil {
 		return nil
 	}
-	return (&Sampler{root: root}).temperature()
-}
-
-func (s *Sampler) temperature() *float64 {
-	var top *float64
-	for _, name := range s.glob("sys/class/thermal/thermal_zone*/temp") {
-		milli, err := strconv.ParseInt(strings.TrimSpace(s.read(name)), 10, 32)
-		c := round(float64(milli) / 1000)
-		if err != nil || c < coldest || c > hottest || top != nil && c <= *top {
-			continue
-		}
-		top = &c
+	c, _, ok := profile.Temperature(root)
+	if !ok {
+		return nil
 	}
-	return top
-}
-
-// throttled asks the Raspberry Pi's firmware (bits 0 to 3: too little voltage,
-// frequency capped, throttled, soft temperature limit, all of them now), and any
-// board's cooling devices that slow a CPU down.
-func (s *Sampler) throttled() bool {
-	for _, name := range s.glob("sys/devices/platform/soc*/soc*firmware/get_throttled") {
-		text := strings.TrimPrefix(strings.TrimSpace(s.read(name)), "0x")
-		if bits, err := strconv.ParseUint(text, 16, 32); err == nil && bits&0xf != 0 {
-			return true
-		}
-	}
-	for _, name := range s.glob("sys/class/thermal/cooling_device*/cur_state") {
-		kind := strings.ToLower(s.read(strings.TrimSuffix(name, "cur_state") + "type"))
-		slows := strings.Contains(kind, "cpufreq") || strings.HasPrefix(kind, "processor")
-		if state := strings.TrimSpace(s.read(name)); slows && state != "" && state != "0" {
-			return true
-		}
-	}
-	return false
+	c = round(c)
+	return &c
 }
 
 func percent(part, whole uint64) float64 {

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/fstest"
 	"testing/synctest"
 	"time"
 
+	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -34,7 +36,7 @@ func board() fstest.MapFS {
 
 func TestSample(t *testing.T) {
 	root := board()
-	s := NewSampler(root, t.TempDir())
+	s := NewSampler(root, firmware.Profile{}, t.TempDir())
 	root["proc/stat"] = file("cpu  130 0 120 840 110 0 0 0 50 0\n") // 50 of 200 ticks
 	g := s.Sample()
 	if g.CPU != 25 || g.Mem != 25 || g.RSS != 20<<20 || g.Temp == nil || *g.Temp != 61.3 || g.Throttled || g.Disk <= 0 || g.Disk > 100 {
@@ -45,19 +47,114 @@ func TestSample(t *testing.T) {
 	}
 }
 
+// pi is a profile with what Raspberry Pis have.
+func pi(t *testing.T) firmware.Profile {
+	t.Helper()
+	p := firmware.Detect(fstest.MapFS{"sys/firmware/devicetree/base/compatible": file("raspberrypi,4-model-b\x00brcm,bcm2711\x00")}).Profile
+	if p.ID != "raspberrypi-4" {
+		t.Fatalf("%+v", p)
+	}
+	return p
+}
+
 func TestThrottled(t *testing.T) {
-	for name, change := range map[string]func(fstest.MapFS){
-		"weak power supply": func(r fstest.MapFS) { r["sys/devices/platform/soc/soc:firmware/get_throttled"] = file("0x50001") },
-		"hot cpu": func(r fstest.MapFS) {
-			r["sys/class/thermal/cooling_device7/type"] = file("thermal-cpufreq-0\n")
-			r["sys/class/thermal/cooling_device7/cur_state"] = file("1\n")
-		},
+	for name, c := range map[string]struct {
+		file, text string
+		weak       bool
+	}{
+		"weak power supply":              {"sys/devices/platform/soc/soc:firmware/get_throttled", "0x50001", true},
+		"weak power supply, Pi 5":        {"sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled", "50005", true},
+		"weak power supply, newer Linux": {"sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1\n", true},
+		"too hot":                        {"sys/devices/platform/soc/soc:firmware/get_throttled", "80008", false},
+		"hot cpu":                        {"sys/class/thermal/cooling_device7/cur_state", "1\n", false},
 	} {
 		root := board()
-		change(root)
-		if !NewSampler(root, "/").Sample().Throttled {
-			t.Error(name)
+		root["sys/class/hwmon/hwmon1/name"] = file("rpi_volt\n")
+		root["sys/class/thermal/cooling_device7/type"] = file("thermal-cpufreq-0\n")
+		s := NewSampler(root, pi(t), "/")
+		if g := s.Sample(); g.Throttled || g.Weak {
+			t.Errorf("%s: before", name)
 		}
+		root[c.file] = file(c.text)
+		g := s.Sample()
+		if !g.Throttled || g.Weak != c.weak {
+			t.Errorf("%s: %+v", name, g)
+		}
+		if h := Brief(time.Now(), 0, g, Input{Flags: []string{"x"}}); h.Throttled != true || slices.Contains(h.Flags, LowVoltage) != c.weak || !slices.Contains(h.Flags, "x") {
+			t.Errorf("%s: %+v", name, h)
+		}
+	}
+}
+
+// TestCountersOfTheBoard: a counter that stands is no news, one that grows is.
+func TestCountersOfTheBoard(t *testing.T) {
+	const count = "sys/class/hwmon/hwmon3/oc2_event_cnt"
+	root := fstest.MapFS{"sys/firmware/devicetree/base/compatible": file("nvidia,tegra234\x00"), "sys/class/hwmon/hwmon3/name": file("soctherm_oc\n"), count: file("15\n")}
+	s := NewSampler(root, firmware.Detect(root).Profile, "/")
+	if g := s.Sample(); g.Throttled {
+		t.Error("for what was before the agent started")
+	}
+	root[count] = file("16\n")
+	if g := s.Sample(); !g.Throttled || !g.Weak {
+		t.Errorf("%+v", g)
+	}
+	if g := s.Sample(); g.Throttled {
+		t.Error("for what was before the last sample")
+	}
+}
+
+func TestStorage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := board()
+		for name, text := range map[string]string{
+			"proc/self/mountinfo":           "25 1 179:2 / / rw - ext4 /dev/root rw\n",
+			"sys/class/block/mmcblk0p2/dev": "179:2", "sys/block/mmcblk0/mmcblk0p2/dev": "179:2",
+			"sys/block/mmcblk0/stat": "0 0 0 0 0 0 8 0 0 0 0\n", "sys/block/mmcblk0/device/type": "MMC\n",
+			"sys/block/mmcblk0/device/life_time": "0x02 0x01\n", "sys/block/mmcblk0/device/pre_eol_info": "0x01\n",
+			"proc/self/io": "wchar: 999999\nwrite_bytes: 1000\ncancelled_write_bytes: 1000\n",
+		} {
+			root[name] = file(text)
+		}
+		s := NewSampler(root, firmware.Profile{}, "/var/lib/covey")
+		root["proc/self/io"] = file("write_bytes: 9192\ncancelled_write_bytes: 1000\n")
+		g := s.Sample()
+		if g.Wrote != 8192 || g.Wear != 20 || g.EOL != 0 {
+			t.Errorf("%+v", g)
+		}
+		root["sys/block/mmcblk0/device/pre_eol_info"] = file("0x03\n")
+		if h := Brief(time.Now(), 0, s.Sample(), Input{}); h.Wrote != 8192 || h.Wear != 20 || h.EOL != 3 || h.Validate() != nil {
+			t.Errorf("%+v", h)
+		}
+	})
+}
+
+// TestDaily: what is written at one rate is seen at that rate, whenever it is asked.
+func TestDaily(t *testing.T) {
+	for _, period := range []time.Duration{time.Minute, 47 * time.Minute, time.Hour, 5 * time.Hour, 24 * time.Hour} {
+		var d daily
+		start := time.Now()
+		var total, got int64
+		for at := time.Duration(0); at <= 10*day; at += period {
+			total = int64(at / time.Second)
+			got = d.add(start.Add(at), total+500)
+			if want := min(total, int64(day/time.Second)); got < want-1 || got > want {
+				t.Fatalf("every %v, after %v: %d, want %d", period, at, got, want)
+			}
+		}
+		if len(d.marks) > 26 {
+			t.Errorf("every %v: %d marks", period, len(d.marks))
+		}
+		for at := 10 * day; at <= 12*day; at += period { // and then nothing more
+			got = d.add(start.Add(at), total+500)
+		}
+		if got != 0 {
+			t.Errorf("every %v, two days after the last byte: %d", period, got)
+		}
+	}
+	var d daily
+	d.add(time.Now(), 500)
+	if got := d.add(time.Now(), 3); got != 0 {
+		t.Errorf("a counter that began anew: %d", got)
 	}
 }
 
@@ -71,7 +168,7 @@ func TestNothingToRead(t *testing.T) {
 			"sys/class/thermal/thermal_zone2/temp": file("200000"),
 		},
 	} {
-		if g := NewSampler(root, "/no such folder").Sample(); g != (Gauges{}) {
+		if g := NewSampler(root, pi(t), "/no such folder").Sample(); g != (Gauges{}) {
 			t.Errorf("%s: got %+v", name, g)
 		}
 	}
@@ -81,7 +178,8 @@ func TestThisMachine(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("linux only")
 	}
-	g := NewSampler(os.DirFS("/"), t.TempDir()).Sample()
+	g := NewSampler(os.DirFS("/"), firmware.Detect(os.DirFS("/")).Profile, t.TempDir()).Sample()
+	t.Logf("%+v", g)
 	if g.Mem <= 0 || g.RSS < 1<<20 || g.CPU < 0 || g.CPU > 100 {
 		t.Errorf("got %+v", g)
 	}
@@ -93,7 +191,7 @@ func TestBriefIsShort(t *testing.T) {
 		return wire.PipelineHealth{FPS: 14.9, P50: 31.4, P99: 118.2, Captured: 12894120 + n, Published: 12891008 + n,
 			Dropped: map[string]uint64{"stale": 3100, "error": 12}, Memory: 143_778_048 + int64(n)}
 	}
-	h := Brief(time.Now(), 30*24*time.Hour, Gauges{CPU: 37.5, Mem: 41.2, RSS: 23 << 20, Temp: &temp, Disk: 12.4},
+	h := Brief(time.Now(), 30*24*time.Hour, Gauges{CPU: 37.5, Mem: 41.2, RSS: 23 << 20, Temp: &temp, Disk: 12.4, Wrote: 48_234_496},
 		Input{Outbox: 120, Pipes: map[string]wire.PipelineHealth{"porch": pipe(1), "garden": pipe(2)}})
 	b, err := json.Marshal(h)
 	if err != nil {
@@ -113,7 +211,7 @@ func TestReporterKeepsItsPeriod(t *testing.T) {
 		var at []time.Time
 		ctx, cancel := context.WithCancel(t.Context())
 		r := &Reporter{
-			Sampler: NewSampler(board(), "/"), Period: func() time.Duration { return period },
+			Sampler: NewSampler(board(), firmware.Profile{}, "/"), Period: func() time.Duration { return period },
 			Collect: func() Input { return Input{Outbox: int64(len(at))} },
 			Publish: func(h *wire.Health) {
 				if h.Outbox != int64(len(at)) {

@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/covey-edge/covey/fleet/wire"
@@ -61,9 +62,17 @@ func jitter(d time.Duration) time.Duration { return d*4/5 + rand.N(d*2/5+1) }
 // Brief is the brief form: at most 400 bytes of JSON for two pipelines as they
 // usually are.
 func Brief(now time.Time, up time.Duration, g Gauges, in Input) wire.Health {
+	flags := in.Flags
+	if g.Weak {
+		flags = append(slices.Clone(flags), LowVoltage)
+	}
 	return wire.Health{
 		V: wire.Version, TS: now.UTC().Truncate(time.Second), Up: int64(up / time.Second),
 		CPU: g.CPU, Mem: g.Mem, RSS: g.RSS, Temp: g.Temp, Throttled: g.Throttled, Disk: g.Disk,
-		Outbox: in.Outbox, Lost: in.Lost, Flags: in.Flags, Pipes: in.Pipes,
+		Wrote: g.Wrote, Wear: g.Wear, EOL: g.EOL,
+		Outbox: in.Outbox, Lost: in.Lost, Flags: flags, Pipes: in.Pipes,
 	}
 }
+
+// LowVoltage is the flag of a board whose power supply is too weak.
+const LowVoltage = "low_voltage"
