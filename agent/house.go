@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/covey-edge/covey/agent/internal/event"
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/agent/internal/slots"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
@@ -255,15 +256,19 @@ func (s *station) masks() [][][2]float32 {
 
 // restarts closes the source and opens it again, and the model likewise, whenever
 // somebody says so.
-func (s *station) restarts(ctx context.Context) {
+func (s *station) restarts(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
 	for {
+		loop.Beat()
 		select {
 		case <-s.again:
+			loop.Rest(0) // engines have limits of their own
+			err := s.restart(ctx)
+			s.open.log.Info().Err(err).Str("pipeline", s.file.Name).Msg("restarted from home")
+		case <-loop.Pulse():
 		case <-ctx.Done():
 			return
 		}
-		err := s.restart(ctx)
-		s.open.log.Info().Err(err).Str("pipeline", s.file.Name).Msg("restarted from home")
 	}
 }
 

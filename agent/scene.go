@@ -12,6 +12,7 @@ import (
 
 	"github.com/covey-edge/covey/agent/internal/event"
 	"github.com/covey-edge/covey/agent/internal/picture"
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 )
@@ -185,8 +186,10 @@ func (s *scene) hand(h *happening) {
 }
 
 // run does what takes time, until ctx ends and nothing waits.
-func (s *scene) run(ctx context.Context) {
+func (s *scene) run(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
 	for {
+		loop.Beat()
 		select {
 		case h := <-s.todo:
 			s.do(h)
@@ -196,6 +199,7 @@ func (s *scene) run(ctx context.Context) {
 		select {
 		case h := <-s.todo:
 			s.do(h)
+		case <-loop.Pulse():
 		case <-ctx.Done():
 			return
 		}

@@ -9,9 +9,6 @@ import (
 )
 
 const (
-	// day is how much time is held against how much: what a camera sees differs with the
-	// hour, so that less would find the evening every day.
-	day = 24 * time.Hour
 	// pace is the time between two frames that are looked at: one after the other shows
 	// the same.
 	pace = time.Second
@@ -20,7 +17,8 @@ const (
 )
 
 // Drift says how far what a pipeline is shown, and what its model says, is from what
-// was usual in the model's first day. It is one pipeline's; any goroutine may use it.
+// was usual in the model's first day: what a camera sees differs with the hour, so that
+// less than a day would find the evening every day. It is one pipeline's; any goroutine may use it.
 type Drift struct {
 	mutex     sync.Mutex
 	model     string          // that the following is of

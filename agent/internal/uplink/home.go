@@ -85,10 +85,10 @@ func (h *home) topic(c class, key string) string {
 func (h *home) run(ctx context.Context) error {
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	wg.Go(func() { h.keep(keeping) })
+	wg.Go(func() { h.keep(keeping, h.u.cfg.Pulse.Loop("home values")) })
 	defer wg.Wait()
 	defer stop()
-	return lastWords(ctx, h.pump, h.spec(), nil, func() *doc {
+	return lastWords(ctx, h.pump, h.spec(), h.u.cfg.Pulse, nil, func() *doc {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.leaving = true

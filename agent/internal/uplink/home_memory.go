@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 	bolt "go.etcd.io/bbolt"
 )
@@ -76,7 +77,8 @@ func (h *home) save() {
 }
 
 // keep does what takes time or disk, until ctx ends.
-func (h *home) keep(ctx context.Context) {
+func (h *home) keep(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -84,10 +86,15 @@ func (h *home) keep(ctx context.Context) {
 		case <-ctx.Done():
 			h.save()
 			return
+		case <-loop.Pulse():
+			loop.Beat()
+			continue
 		case <-h.wake:
 		case <-timer.C:
 		}
+		loop.Do("writes", diskTime)
 		timer.Reset(h.step(time.Now()))
+		loop.Beat()
 	}
 }
 

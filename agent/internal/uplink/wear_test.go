@@ -22,7 +22,7 @@ const wearAim = 50e6
 func event(i int) *wire.Event {
 	at := time.Now()
 	return &wire.Event{
-		ID: fmt.Sprintf("pi-1-porch-%d/0", i), TS: at, Type: wire.EventStart, Label: "person", Zone: "door",
+		ID: fmt.Sprintf("pi-1-porch-%d/0", i), Event: "pi-1-porch", TS: at, Type: wire.EventStart, Label: "person", Zone: "door",
 		Track: uint64(i + 1), Score: 0.87, Start: at, Count: 1, Box: &[4]float32{0.1, 0.2, 0.3, 0.4}, Image: fmt.Sprintf("pi-1-porch-%d", i),
 	}
 }
