@@ -130,7 +130,7 @@ func dial(socket string) (int, error) {
 }
 
 // meet hears which process the instance is. The descriptor is of where its standard
-// error goes: to the journal, under its unit's name.
+// error went when systemd started it: to the journal.
 func (i *instance) meet(line int) (journal *os.File, err error) {
 	var h here
 	from, files, err := hear(line, &h)
@@ -183,7 +183,8 @@ func (i *instance) instruct(line int, o order, theirs *os.File, said *stderr, jo
 	return nil
 }
 
-// copy takes what the runner says, and passes it on to its unit's journal.
+// copy takes what the runner says, and passes it on to the journal. There it stands
+// among what the agent says: whoever writes is the one that journald believes.
 func (i *instance) copy(said *stderr, from, journal *os.File) {
 	defer close(i.copied)
 	defer from.Close()
