@@ -96,6 +96,8 @@ func (h *house) touch() {
 // await waits until is says yes.
 func (h *house) await(t *testing.T, what string, is func(*house) bool) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	for {
 		h.mu.Lock()
 		ok, changed := is(h), h.changed
@@ -105,7 +107,7 @@ func (h *house) await(t *testing.T, what string, is func(*house) bool) {
 		}
 		select {
 		case <-changed:
-		case <-t.Context().Done():
+		case <-ctx.Done():
 			t.Fatalf("never: %s", what)
 		}
 	}
