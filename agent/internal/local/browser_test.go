@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,18 +19,23 @@ import (
 	"time"
 )
 
-// A browser is a real Chromium without a window, driven by the DevTools protocol over
+// A program is a real Chromium without a window, driven by the DevTools protocol over
 // two pipes: JSON that ends with a zero byte.
-type browser struct {
-	t  *testing.T
-	in io.Writer
+type program struct {
+	in     io.Writer
+	closed chan struct{} // it says nothing any more
 
 	mu      sync.Mutex
 	last    int
 	waiting map[int]chan message // by id
-	session string               // of the page
-	faults  []string             // what the page's console complains about
-	closed  chan struct{}        // the browser says nothing any more
+	faults  map[string][]string  // by page: what its console complains about
+}
+
+// A browser is one page of a program, with cookies of its own.
+type browser struct {
+	*program
+	t       *testing.T
+	session string
 }
 
 type message struct {
@@ -45,9 +51,9 @@ type message struct {
 
 // chromium starts one with an empty profile. Without the program the test is skipped,
 // but not in scripts/test.
-func chromium(t *testing.T) *browser {
+func chromium(t *testing.T) *program {
 	t.Helper()
-	program, err := exec.LookPath("chromium")
+	path, err := exec.LookPath("chromium")
 	if err != nil {
 		if os.Getenv("COVEY_BROWSER_NEEDED") != "" {
 			t.Fatal("no chromium: apt-get install chromium")
@@ -66,7 +72,7 @@ func chromium(t *testing.T) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command(program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
+	c := exec.Command(path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
 		"--disable-extensions", "--disable-background-networking", "--disable-component-update", "--user-data-dir="+profile, "--remote-debugging-pipe", "about:blank")
 	c.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + profile, "TZ=UTC", "LANG=C.UTF-8"}
 	c.ExtraFiles = []*os.File{toRead, toWrite} // 3 and 4
@@ -76,21 +82,21 @@ func chromium(t *testing.T) *browser {
 	}
 	toRead.Close()
 	toWrite.Close()
-	b := &browser{t: t, in: in, waiting: map[int]chan message{}, closed: make(chan struct{})}
-	go b.listen(out)
+	p := &program{in: in, waiting: map[int]chan message{}, faults: map[string][]string{}, closed: make(chan struct{})}
+	go p.listen(out)
 	t.Cleanup(func() {
 		in.Close() // without its driver it ends
 		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
 		_ = c.Wait()
 		out.Close()
-		<-b.closed
+		<-p.closed
 		os.RemoveAll(profile)
 	})
-	return b
+	return p
 }
 
-func (b *browser) listen(out io.Reader) {
-	defer close(b.closed)
+func (p *program) listen(out io.Reader) {
+	defer close(p.closed)
 	r := bufio.NewReaderSize(out, 1<<20)
 	for {
 		text, err := r.ReadBytes(0)
@@ -101,28 +107,28 @@ func (b *browser) listen(out io.Reader) {
 		if json.Unmarshal(bytes.TrimSuffix(text, []byte{0}), &m) != nil {
 			continue
 		}
-		b.mu.Lock()
-		if to := b.waiting[m.ID]; m.ID > 0 && to != nil {
-			delete(b.waiting, m.ID)
+		p.mu.Lock()
+		if to := p.waiting[m.ID]; m.ID > 0 && to != nil {
+			delete(p.waiting, m.ID)
 			to <- m // has room for it
 		}
 		switch m.Method {
-		case "Runtime.exceptionThrown", "Log.entryAdded", "Security.securityStateChanged":
-			b.faults = append(b.faults, string(m.Params))
+		case "Runtime.exceptionThrown", "Log.entryAdded":
+			p.faults[m.SessionID] = append(p.faults[m.SessionID], string(m.Params))
 		}
-		b.mu.Unlock()
+		p.mu.Unlock()
 	}
 }
 
 // call asks the page, or the browser while there is none.
 func (b *browser) call(method string, params, out any) error {
-	p, err := json.Marshal(params)
+	in, err := json.Marshal(params)
 	if err != nil {
 		return err
 	}
 	b.mu.Lock()
 	b.last++
-	m, answer := message{ID: b.last, SessionID: b.session, Method: method, Params: p}, make(chan message, 1)
+	m, answer := message{ID: b.last, SessionID: b.session, Method: method, Params: in}, make(chan message, 1)
 	b.waiting[m.ID] = answer
 	b.mu.Unlock()
 	text, err := json.Marshal(m)
@@ -132,7 +138,7 @@ func (b *browser) call(method string, params, out any) error {
 	if _, err := b.in.Write(append(text, 0)); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	select {
 	case m = <-answer:
@@ -164,16 +170,23 @@ type screen struct {
 	dark          bool
 }
 
-// open shows a page on a screen.
-func (b *browser) open(url string, s screen) {
-	b.t.Helper()
+// open shows a page on a screen, until the test ends.
+func (p *program) open(t *testing.T, url string, s screen) *browser {
+	t.Helper()
+	b := &browser{program: p, t: t}
+	var own struct {
+		ID string `json:"browserContextId"`
+	}
+	b.must("Target.createBrowserContext", map[string]any{"disposeOnDetach": true}, &own)
 	var target struct{ TargetID string }
-	b.must("Target.createTarget", map[string]any{"url": "about:blank"}, &target)
+	b.must("Target.createTarget", map[string]any{"url": "about:blank", "browserContextId": own.ID}, &target)
 	var at struct{ SessionID string }
 	b.must("Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &at)
-	b.mu.Lock()
 	b.session = at.SessionID
-	b.mu.Unlock()
+	t.Cleanup(func() {
+		b.session = ""
+		_ = b.call("Target.disposeBrowserContext", own, nil)
+	})
 	for _, domain := range []string{"Page", "Runtime", "Log"} {
 		b.must(domain+".enable", struct{}{}, nil)
 	}
@@ -185,6 +198,7 @@ func (b *browser) open(url string, s screen) {
 	}
 	b.must("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 	b.must("Page.navigate", map[string]any{"url": url}, nil)
+	return b
 }
 
 // eval is the value of a JavaScript expression; promises are waited for.
@@ -197,7 +211,14 @@ func (b *browser) eval(expression string, out any) {
 			Exception struct{ Description string }
 		}
 	}
-	b.must("Runtime.evaluate", map[string]any{"expression": expression, "awaitPromise": true, "returnByValue": true}, &is)
+	ask := map[string]any{"expression": expression, "awaitPromise": true, "returnByValue": true}
+	err := b.call("Runtime.evaluate", ask, &is)
+	for err != nil && (strings.Contains(err.Error(), "navigated") || strings.Contains(err.Error(), "Cannot find")) {
+		err = b.call("Runtime.evaluate", ask, &is) // the page was loaded again meanwhile
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	if e := is.ExceptionDetails; e != nil {
 		b.t.Fatalf("%s: %s %s", expression, e.Text, e.Exception.Description)
 	}
@@ -224,10 +245,17 @@ func (b *browser) until(condition string) {
 	}
 }
 
+// forgive forgets what the page has complained about.
+func (b *browser) forgive() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.faults, b.session)
+}
+
 func (b *browser) complaints() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.faults
+	return slices.Clone(b.faults[b.session])
 }
 
 // A point is one on the screen.
@@ -344,6 +372,8 @@ func (b *browser) photograph(name string) {
 	if dir == "" {
 		return
 	}
+	b.eval(`document.querySelector("#toast").classList.remove("on")`, nil)
+	b.until(`getComputedStyle(document.querySelector("#toast")).opacity === "0"`)
 	var shot struct{ Data string }
 	b.must("Page.captureScreenshot", map[string]any{"format": "png"}, &shot)
 	png, err := base64.StdEncoding.DecodeString(shot.Data)

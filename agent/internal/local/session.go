@@ -108,7 +108,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	case !right:
 		s.cfg.Log.Warn().Stringer("from", from).Msg("wrong password for the page of the board")
 		return problem(http.StatusUnauthorized, codeUnauthorized, "this is not the password").
-			fixed("it stands in the file that `password_file:` under `local:` names")
+			fixed("it stands in the file that `password_file:` names in the board's configuration")
 	}
 	setCookie(w, s.sessions.begin(), int(sessionLife.Seconds()))
 	return answer(w, Session{Password: true, In: true, Leave: true})

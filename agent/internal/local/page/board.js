@@ -3,7 +3,8 @@
 
 export class Problem extends Error {
   constructor(p) {
-    super([p.detail, p.fix].filter(Boolean).join(": "));
+    const plain = (text) => text.replaceAll("`", "");
+    super(plain([p.detail, p.fix].filter(Boolean).join(": ")).replace(/^./, (c) => c.toUpperCase()));
     this.status = p.status;
   }
 }
@@ -43,7 +44,7 @@ function fill(e, attributes, children) {
     else if (value === true) e.setAttribute(name, "");
     else if (value !== false && value != null) e.setAttribute(name, value);
   }
-  e.append(...children.flat().filter((c) => c != null && c !== false));
+  e.append(...children.flat(Infinity).filter((c) => c != null && c !== false));
   return e;
 }
 

@@ -177,7 +177,7 @@ export class Editor {
       const { points } = this.#draft;
       if (points.length >= 3 && this.#near(points[0], at, e)) return this.#close(e.pointerType === "touch");
       this.#add(at);
-      this.#drag = { points, p: points.length - 1, id: e.pointerId };
+      this.#hold(points, points.length - 1, e);
     } else {
       const [what, i, p] = (e.target.dataset.key ?? "").split("/").map((v, n) => (n ? +v : v));
       if (what === "half") this.#insert(i, p);
@@ -186,7 +186,7 @@ export class Editor {
         const held = what === "half" ? p + 1 : p;
         this.#change(what === "half" ? undefined : `drag/${i}/${held}/${e.timeStamp}`);
         if (what === "half") this.#past.pop(); // insert has said it
-        this.#drag = { points: this.#shapes[i].points, p: held, id: e.pointerId };
+        this.#hold(this.#shapes[i].points, held, e);
         this.#focus(`point/${i}/${held}`);
       } else if (what === "shape") this.#focus(`shape/${i}`);
       else this.#chosen = -1;
@@ -195,16 +195,27 @@ export class Editor {
     this.#render();
   }
 
-  #move(e) {
+  // What is held keeps its distance from the finger: nothing jumps.
+  #hold(points, p, e) {
     const at = this.#at(e);
-    if (this.#drag?.id === e.pointerId) this.#drag.points[this.#drag.p] = at.map(round);
+    this.#drag = { points, p, id: e.pointerId, off: points[p].map((v, n) => v - at[n]) };
+  }
+
+  #pull(e) {
+    const { points, p, off } = this.#drag, at = this.#at(e);
+    points[p] = at.map((v, n) => round(v + off[n]));
+  }
+
+  #move(e) {
+    if (this.#drag?.id === e.pointerId) this.#pull(e);
     else if (!this.#draft || e.pointerType === "touch") return;
-    if (this.#draft) this.#draft.at = at;
+    if (this.#draft) this.#draft.at = this.#at(e);
     this.#render();
   }
 
   #up(e) {
     if (this.#drag?.id !== e.pointerId) return;
+    if (e.type === "pointerup") this.#pull(e);
     this.#drag = undefined;
     if (!this.#draft && this.#past.at(-1) === JSON.stringify(this.#shapes)) this.#past.pop(); // nothing has moved
     this.#render();
@@ -284,6 +295,7 @@ export class Editor {
     }
     const drawing = !!this.#draft, count = (kind) => this.#shapes.filter((s) => s.kind === kind).length;
     ui.drawing.classList.toggle("drawing", drawing);
+    ui.drawing.classList.toggle("editing", edit && this.#chosen >= 0); // a finger moves corners, not the page
     if (drawing) ui.drawing.setAttribute("tabindex", "0");
     else ui.drawing.removeAttribute("tabindex");
     ui.addZone.hidden = ui.addMask.hidden = drawing;

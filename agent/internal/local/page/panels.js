@@ -4,7 +4,7 @@ import { words } from "./view.js";
 
 const states = { runs: "works", degraded: "works, but not as it should", starting: "is starting", failed: "does not work", off: "is switched off" };
 const reasons = { stale: "a newer one came", still: "nothing moved", busy: "no model was free", outbox: "the outbox was full", error: "errors" };
-const origins = { file: "in the board's file", fleet: "by the fleet", home: "at home", default: "default" };
+const origins = { file: "Set in the board's file", fleet: "Set by the fleet", home: "Set at home", default: "By default" };
 const number = (v, digits = 0) => v.toLocaleString("en", { maximumFractionDigits: digits });
 const bytes = (v) => (v >= 2 ** 30 ? number(v / 2 ** 30, 1) + " GiB" : v >= 2 ** 20 ? number(v / 2 ** 20, 1) + " MiB" : number(v / 2 ** 10) + " KiB");
 const pairs = (list) => el("dl", null, list.filter(([, v]) => v).map(([k, v]) => [el("dt", null, k), el("dd", null, v)]));
@@ -35,7 +35,7 @@ export function numbers(p) {
   const big = (value, unit) => el("div", null, el("b", null, value), el("span", null, unit));
   swap($("numbers"),
     p.text || p.state !== "runs" ? el("p", { class: "notice " + (p.state === "failed" ? "bad" : "warn") }, `${p.name} ${states[p.state]}. ${p.text ?? ""} ${p.code ? `(${p.code})` : ""}`) : null,
-    el("div", { class: "big" }, big(number(p.fps, 1), "results a second"), big(number(p.p50_ms, 1), "ms, typical"), big(number(p.p99_ms, 1), "ms, slowest 1 %")),
+    el("div", { class: "big" }, big(number(p.fps, 1), "results per s"), big(number(p.p50_ms, 1), "ms, typical"), big(number(p.p99_ms, 1), "ms, worst 1 %")),
     el("p", { class: "muted" }, `${number(p.captured)} frames = ${number(p.published)} results + ${number(sum)} dropped`,
       dropped.length ? ": " + dropped.map(([r, n]) => `${number(n)} ${reasons[r] ?? r}`).join(", ") : ""),
     pairs([["Model", [p.model.name, p.model.version].filter(Boolean).join(" ") || "none yet"], ["Runs on", p.accelerator], ["Memory", p.memory && bytes(p.memory)], ["Source", p.source]]));
@@ -55,7 +55,7 @@ export function tried(p) {
 export function facts(s) {
   const g = s.gauges, up = s.uptime_s, has = (v) => v !== undefined;
   swap($("facts"),
-    s.links.map((l) => el("p", { class: l.up ? "" : "warn notice" }, l.up ? `The link to the ${l.name} is up.` : `The link to the ${l.name} is down. ${l.text ?? ""}`)),
+    s.links.map((l) => el("p", { class: l.up ? "" : "warn notice" }, l.up ? `The link to the ${l.name} is up.` : `The link to the ${l.name} is down${l.text ? ": " + l.text : "."}`)),
     s.links.length ? null : el("p", { class: "muted" }, "No links: all that is seen stays on this board."),
     pairs([
       ["Waits to be sent", number(s.outbox.waiting)], ["Could not be kept", s.outbox.lost ? number(s.outbox.lost) : ""],
@@ -96,35 +96,42 @@ export async function examine() {
 // Settings have their effect while the slider moves: one request at a time, and the
 // last value always gets there.
 export class Settings {
-  #pipeline; #wanted = new Map(); #sending = false; #held = false;
+  #pipeline; #wanted = new Map(); #sending = false; #held = false; #shape; #rows = [];
 
+  // Rows stay where they are while their values change: a finger may be on its way.
   show(pipeline, list) {
     if (this.#sending || this.#held && pipeline === this.#pipeline) return;
-    const focused = document.activeElement?.id;
+    const shape = JSON.stringify([pipeline, list.map((s) => [s.name, s.title, typeof s.value, s.min, s.max, s.step, s.locked])]);
     this.#pipeline = pipeline;
-    $("settings").replaceChildren(...list.map((s) => this.#row(s)));
-    if (focused?.startsWith("set-")) $(focused)?.focus();
-    if (!list.length) $("settings").replaceChildren(el("p", { class: "muted" }, "Nothing can be set here."));
+    if (shape !== this.#shape) {
+      this.#shape = shape;
+      this.#rows = list.map((s) => this.#row(s));
+      $("settings").replaceChildren(...(list.length ? this.#rows.map((r) => r.row) : [el("p", { class: "muted" }, "Nothing can be set here.")]));
+    }
+    list.forEach((s, i) => this.#rows[i].update(s));
   }
 
   #row(s) {
-    const id = "set-" + s.name, off = !!s.locked;
-    const reset = s.origin === "home" && !off && el("button", { class: "reset", "aria-label": "Forget what was set here: " + s.title, onclick: () => this.#set(s, null) }, "Reset");
-    const from = el("small", { id: id + "-from" }, off ? `🔒 ${s.locked}` : "Set " + origins[s.origin].replace(/^default$/, "by default"));
+    const id = "set-" + s.name, disabled = !!s.locked;
+    const from = el("small", { id: id + "-from" });
+    const reset = el("button", { class: "reset", "aria-label": "Forget what was set here: " + s.title, onclick: () => this.#set(s, null) }, "Reset");
+    const label = el("label", { for: id }, s.title), foot = el("div", null, from, reset), common = { id, disabled, "aria-describedby": id + "-from" };
+    const origin = (now) => {
+      from.textContent = disabled ? `🔒 ${s.locked}` : origins[now.origin] ?? now.origin;
+      reset.hidden = disabled || now.origin !== "home";
+    };
     if (typeof s.value === "boolean") {
-      return el("div", { class: "setting" }, el("div", null, el("label", { for: id }, s.title),
-        el("input", { id, type: "checkbox", role: "switch", checked: s.value, disabled: off, "aria-describedby": id + "-from", onchange: (e) => this.#set(s, e.target.checked) })),
-      el("div", null, from, reset));
+      const box = el("input", { ...common, type: "checkbox", role: "switch", onchange: () => this.#set(s, box.checked) });
+      return { row: el("div", { class: "setting" }, el("div", null, label, box), foot), update(now) { box.checked = now.value; origin(now); } };
     }
-    const digits = (String(s.step ?? 0.01).split(".")[1] ?? "").length, text = (v) => (+v).toFixed(digits);
-    const out = el("output", { for: id }, text(s.value));
-    return el("div", { class: "setting" }, el("div", null, el("label", { for: id }, s.title), out),
-      el("input", {
-        id, type: "range", min: s.min ?? 0, max: s.max ?? 1, step: s.step || 0.01, value: s.value, disabled: off, "aria-describedby": id + "-from",
-        onpointerdown: () => { this.#held = true; }, onpointerup: () => { this.#held = false; }, onpointercancel: () => { this.#held = false; },
-        oninput: (e) => { out.textContent = text(e.target.value); this.#set(s, +e.target.value); },
-      }),
-      el("div", null, from, reset));
+    const step = s.step || 0.01, digits = (String(step).split(".")[1] ?? "").length, out = el("output", { for: id });
+    const tell = () => { out.textContent = (+range.value).toFixed(digits); };
+    const range = el("input", {
+      ...common, type: "range", min: s.min ?? 0, max: s.max ?? 1, step,
+      onpointerdown: () => { this.#held = true; }, onpointerup: () => { this.#held = false; }, onpointercancel: () => { this.#held = false; },
+      oninput: () => { tell(); this.#set(s, +range.value); },
+    });
+    return { row: el("div", { class: "setting" }, el("div", null, label, out), range, foot), update(now) { range.value = now.value; tell(); origin(now); } };
   }
 
   async #set(s, value) {
