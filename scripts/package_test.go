@@ -56,6 +56,50 @@ func TestPackagesAreReproducible(t *testing.T) {
 		checkContents(t, one+"/covey-agent_1.2.3_"+arch+".deb")
 		checkSBOM(t, one+"/covey-agent_1.2.3_"+arch+".cdx.json")
 	}
+	checkAddon(t, one, arches)
+}
+
+// checkAddon makes the add-on of the packages and looks whether its container could be
+// built: what is copied is there, and what is started is in the package.
+func checkAddon(t *testing.T, dist string, arches []string) {
+	t.Helper()
+	cmd := exec.Command("./addon")
+	cmd.Env = append(os.Environ(), "COVEY_DIST="+dist)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("scripts/addon: %v\n%s", err, out)
+	}
+	folder := dist + "/homeassistant-addon/covey/"
+	config, err := os.ReadFile(folder + "config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dockerfile, err := os.ReadFile(folder + "Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]string{"amd64": "amd64", "arm64": "aarch64", "armhf": "armv7"}
+	var list []string
+	for _, arch := range []string{"amd64", "arm64", "armhf"} {
+		if slices.Contains(arches, arch) {
+			list = append(list, names[arch])
+		}
+	}
+	for _, want := range []string{"version: \"1.2.3\"\n", "arch: [" + strings.Join(list, ", ") + "]\n"} {
+		if !strings.Contains(string(config), want) {
+			t.Errorf("config.yaml has no %q", want)
+		}
+	}
+	copied := regexp.MustCompile(`(?m)^COPY (\S+) /tmp/covey-agent\.deb$`).FindStringSubmatch(string(dockerfile))
+	started := regexp.MustCompile(`(?m)^ENTRYPOINT \["(\S+)", "addon"\]$`).FindStringSubmatch(string(dockerfile))
+	if copied == nil || started == nil {
+		t.Fatalf("the Dockerfile copies %v and starts %v", copied, started)
+	}
+	for _, name := range list {
+		deb := folder + strings.ReplaceAll(copied[1], "${BUILD_ARCH}", name)
+		if out, err := exec.Command("dpkg-deb", "--contents", deb).CombinedOutput(); err != nil || !strings.Contains(string(out), "."+started[1]+" ->") {
+			t.Errorf("%s: %v, or no %s in it", deb, err, started[1])
+		}
+	}
 }
 
 // copyTree is a copy of what git sees of the tree, in a folder below a new one.

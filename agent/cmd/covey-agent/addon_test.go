@@ -3,12 +3,17 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/covey-edge/covey/agent"
 	"github.com/covey-edge/covey/hal"
@@ -159,6 +164,34 @@ func TestAddonRefuses(t *testing.T) {
 	a.token = ""
 	if _, err := a.configure(t.Context()); err == nil || !strings.Contains(err.Error(), "SUPERVISOR_TOKEN") {
 		t.Errorf("no token: %v", err)
+	}
+}
+
+// The settings that the add-on shows are those that it reads, and as they are at first
+// it lacks a camera and nothing else.
+func TestAddonSettings(t *testing.T) {
+	text, err := os.ReadFile("../../../firmware/homeassistant-addon/covey/config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config struct{ Options, Schema map[string]any }
+	if err := yaml.Unmarshal(text, &config); err != nil {
+		t.Fatal(err)
+	}
+	var read []string
+	for f := range reflect.TypeFor[addonOptions]().Fields() {
+		read = append(read, f.Tag.Get("json"))
+	}
+	slices.Sort(read)
+	if shown := slices.Sorted(maps.Keys(config.Schema)); !slices.Equal(read, shown) {
+		t.Errorf("shown are %v, read are %v", shown, read)
+	}
+	options, err := json.Marshal(config.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseOptions(options); err == nil || !strings.Contains(err.Error(), "choose a camera") {
+		t.Errorf("as they are at first: %v", err)
 	}
 }
 
