@@ -32,7 +32,8 @@ const (
 	maxFile    = 64 << 20 // bytes
 	allocSize  = 1 << 20  // the file grows by so much; what does not fit below maxFile is never used
 	checkLimit = 20 * time.Second
-	fileFormat = 1
+	// Format is the number of the file's format.
+	Format = 1
 )
 
 var metaBucket = []byte("meta")
@@ -147,7 +148,7 @@ func (f *file) create() (err error) {
 		if err != nil {
 			return err
 		}
-		return meta.Put([]byte("format"), []byte{fileFormat})
+		return meta.Put([]byte("format"), []byte{Format})
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
