@@ -31,6 +31,7 @@ type saying struct {
 type reader struct {
 	mu  sync.Mutex
 	got map[string][]saying
+	ups int // how often it was connected
 }
 
 func (r *reader) receive(m wire.Message) error {
@@ -43,13 +44,20 @@ func (r *reader) receive(m wire.Message) error {
 		queue = "fleet/" + levels[5]
 	}
 	w := saying{at: time.Now()}
-	if json.Unmarshal(m.Payload, &w) != nil || w.Seq == 0 {
+	if seqOf(m.Payload, &w); w.Seq == 0 {
 		return nil
 	}
 	r.mu.Lock()
 	r.got[queue] = append(r.got[queue], w)
 	r.mu.Unlock()
 	return nil
+}
+
+// seqOf reads a message, if it is one that is numbered.
+func seqOf(payload []byte, s *saying) {
+	if json.Unmarshal(payload, s) != nil {
+		s.Seq = 0
+	}
 }
 
 func (r *reader) said(queue string) []saying {
@@ -62,14 +70,34 @@ func (r *reader) said(queue string) []saying {
 func read(t *testing.T, l wire.Link) *reader {
 	r := &reader{got: map[string][]saying{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	up, done := make(chan struct{}), make(chan struct{})
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.Run(ctx, wire.Spec{Subscribe: []wire.Subscription{{Filter: "covey/#", QoS: 1}}, Receive: r.receive, Up: sync.OnceFunc(func() { close(up) })})
+		l.Run(ctx, wire.Spec{Subscribe: []wire.Subscription{{Filter: "covey/#", QoS: 1}}, Receive: r.receive, Up: func() {
+			r.mu.Lock()
+			r.ups++
+			r.mu.Unlock()
+		}})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
-	<-up
+	soon(t, "the reader", func() bool { return r.connected() == 1 })
 	return r
+}
+
+func (r *reader) connected() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ups
+}
+
+// soon waits until something is so.
+func soon(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("timeout waiting for %s", what)
+		}
+	}
 }
 
 // inMemory is a folder for a test that commits thousands of times and asks nothing of
@@ -110,7 +138,7 @@ func offline(t *testing.T, dir string, away time.Duration) {
 	month := 30 * 24 * time.Hour
 	for c := range classes {
 		most := &u.box.caps[c].bytes
-		*most = max(*most*int64(away)/int64(month), *most/32) // more than memory holds
+		*most = max(*most*int64(away/time.Hour)/int64(month/time.Hour), *most/32) // more than memory holds
 	}
 	u.SetResults([]string{"*"})
 	u.SetEvents([]string{"*"})
