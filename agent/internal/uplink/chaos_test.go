@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -34,73 +33,6 @@ func person(t *testing.T, broker, filter string) *linktest.Client {
 	c := linktest.Start(t, mqttLink(t, broker, "person"), wire.Spec{Subscribe: []wire.Subscription{{Filter: filter, QoS: 1}}})
 	c.UntilUp(1)
 	return c
-}
-
-// A real broker, a network that cuts, both links: everything arrives on both.
-func TestChaosOnBothLinks(t *testing.T) {
-	broker := linktest.Mosquitto(t)
-	proxy := linktest.NewProxy(t, broker)
-	sub := person(t, broker, "covey/#")
-	sub.Send(wire.Message{Topic: "covey/1/d/pi-1/dn/desired", QoS: 1, Retain: true,
-		Payload: []byte(`{"signed":{"v":1,"rev":1,"device":"pi-1","pipelines":{},"config":{"results":["porch"]}},"signatures":[]}`)})
-	asked := make(chan struct{})
-	u := open(t, Config{
-		Dir:   t.TempDir(),
-		Fleet: &FleetConfig{Link: mqttLink(t, proxy.Addr(), "pi-1"), MID: "m", OnDesired: func([]byte, *wire.Desired) { close(asked) }},
-		Home:  &HomeConfig{Link: mqttLink(t, proxy.Addr(), "pi-1-home")},
-	})
-	running(t, u)
-	<-asked
-	u.SetResults([]string{"porch"})
-	const n = 3000
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(time.Duration(50+rand.IntN(200)) * time.Millisecond):
-			}
-			switch rand.IntN(4) {
-			case 0:
-				proxy.HalfOpen()
-			case 1:
-				resume := proxy.Stall()
-				time.AfterFunc(100*time.Millisecond, resume)
-			default:
-				proxy.Reset()
-			}
-		}
-	})
-	for i := range n {
-		offer(t, u, result(i))
-		if i%5 == 0 {
-			time.Sleep(10 * time.Millisecond) // 500 a second, as 16 cameras would
-		}
-	}
-	close(done)
-	wg.Wait()
-	var homeGot, fleetGot []wire.Message
-	sub.Until("all on both links", func() bool {
-		homeGot, fleetGot = sub.Messages("/porch/result"), sub.Messages("/result/porch")
-		return len(homeGot) >= n && len(fleetGot) >= n && distinctSeq(homeGot) == n && distinctSeq(fleetGot) == n
-	})
-	for name, got := range map[string][]wire.Message{"home": homeGot, "fleet": fleetGot} {
-		a := arrived(t, got)
-		if gaps := a.missing(n); len(gaps) > 0 || a.highest() != n {
-			t.Errorf("%s: %d missing, highest %d", name, len(gaps), a.highest())
-		}
-		t.Logf("%s: %d results, %d cuts, %d came twice, %d lost", name, len(a.bySeq), proxy.Cuts(), a.dups, len(a.lost))
-	}
-}
-
-func distinctSeq(got []wire.Message) int {
-	seen := map[string]bool{}
-	for _, m := range got {
-		seen[bare(m)] = true
-	}
-	return len(seen)
 }
 
 // A child offers results and is killed, again and again; in the end every seq

@@ -31,6 +31,7 @@ type saying struct {
 type reader struct {
 	mu  sync.Mutex
 	got map[string][]saying
+	ups int // how often it was connected
 }
 
 func (r *reader) receive(m wire.Message) error {
@@ -43,13 +44,20 @@ func (r *reader) receive(m wire.Message) error {
 		queue = "fleet/" + levels[5]
 	}
 	w := saying{at: time.Now()}
-	if json.Unmarshal(m.Payload, &w) != nil || w.Seq == 0 {
+	if seqOf(m.Payload, &w); w.Seq == 0 {
 		return nil
 	}
 	r.mu.Lock()
 	r.got[queue] = append(r.got[queue], w)
 	r.mu.Unlock()
 	return nil
+}
+
+// seqOf reads a message, if it is one that is numbered.
+func seqOf(payload []byte, s *saying) {
+	if json.Unmarshal(payload, s) != nil {
+		s.Seq = 0
+	}
 }
 
 func (r *reader) said(queue string) []saying {
@@ -62,14 +70,34 @@ func (r *reader) said(queue string) []saying {
 func read(t *testing.T, l wire.Link) *reader {
 	r := &reader{got: map[string][]saying{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	up, done := make(chan struct{}), make(chan struct{})
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.Run(ctx, wire.Spec{Subscribe: []wire.Subscription{{Filter: "covey/#", QoS: 1}}, Receive: r.receive, Up: sync.OnceFunc(func() { close(up) })})
+		l.Run(ctx, wire.Spec{Subscribe: []wire.Subscription{{Filter: "covey/#", QoS: 1}}, Receive: r.receive, Up: func() {
+			r.mu.Lock()
+			r.ups++
+			r.mu.Unlock()
+		}})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
-	<-up
+	soon(t, "the reader", func() bool { return r.connected() == 1 })
 	return r
+}
+
+func (r *reader) connected() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ups
+}
+
+// soon waits until something is so.
+func soon(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("timeout waiting for %s", what)
+		}
+	}
 }
 
 // inMemory is a folder for a test that commits thousands of times and asks nothing of
@@ -93,7 +121,7 @@ func toYear(year int) { time.Sleep(time.Until(time.Date(year, 1, 1, 0, 0, 0, 0, 
 func TestMonthOffline(t *testing.T) {
 	hours, err := strconv.Atoi(os.Getenv("COVEY_OFFLINE_HOURS"))
 	if err != nil {
-		hours = 6
+		hours = 4
 	}
 	dir := inMemory(t)
 	synctest.Test(t, func(t *testing.T) { offline(t, dir, time.Duration(hours)*time.Hour) })
@@ -103,23 +131,24 @@ func offline(t *testing.T, dir string, away time.Duration) {
 	toYear(2026)
 	b := mem.NewBroker()
 	r := read(t, b.Link("reader", false))
+	network := make(chan struct{})
 	u := open(t, Config{
-		Dir: dir, Home: &HomeConfig{Link: b.Link("pi-1-home", false)}, Fleet: &FleetConfig{Link: b.Link("pi-1", false), MID: "m"},
+		Dir: dir, Home: &HomeConfig{Link: gated{b.Link("pi-1-home", false), network}},
+		Fleet:     &FleetConfig{Link: gated{b.Link("pi-1", false), network}, MID: "m"},
 		Pipelines: []Pipeline{{Name: "porch"}},
 	})
 	month := 30 * 24 * time.Hour
 	for c := range classes {
 		most := &u.box.caps[c].bytes
-		*most = max(*most*int64(away)/int64(month), *most/32) // more than memory holds
+		*most = max(*most*int64(away/time.Hour)/int64(month/time.Hour), *most/48) // more than memory holds
 	}
 	u.SetResults([]string{"*"})
 	u.SetEvents([]string{"*"})
 	running(t, u)
 	h := &household{t: t, u: u}
-	b.Down(true)
 	h.live(away)
 	look(t, u, dir)
-	b.Down(false)
+	close(network)
 	for s := u.Stats(); !s.HomeUp || !s.FleetUp; s = u.Stats() {
 		h.live(time.Second)
 	}
@@ -140,6 +169,21 @@ func offline(t *testing.T, dir string, away time.Duration) {
 		}
 	}
 	t.Logf("%v away, %d results and %d events; the backlog took %v", away, h.results, h.events, took)
+}
+
+// A gated link does not try before there is a network.
+type gated struct {
+	wire.Link
+	network <-chan struct{}
+}
+
+func (g gated) Run(ctx context.Context, s wire.Spec) error {
+	select {
+	case <-g.network:
+		return g.Link.Run(ctx, s)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // A household says what an idle house says, and remembers when.

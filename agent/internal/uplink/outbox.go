@@ -62,7 +62,7 @@ type outbox struct {
 	kick   chan struct{}        // to write; holds 1
 	wake   [sides]chan struct{} // to the pumps; hold 1
 
-	committing sync.Mutex // one commit at a time; taken before mu
+	committing sync.Mutex // one commit, or reading back, at a time; taken before mu
 
 	opened time.Time
 
@@ -499,8 +499,11 @@ func (o *outbox) fly(f *flight, c class, s side, n uint64, slot *slot) {
 	*f = flight{c: c, n: n, key: slot.key, seq: slot.seq[s], at: slot.at, late: n < st.missed, text: append(f.text[:0], slot.json[1:]...)}
 }
 
-// readBack reads the next part of a link's backlog from disk.
+// readBack reads the next part of a link's backlog from disk. No commit runs meanwhile:
+// it might drop what is read here, and say that it is lost.
 func (o *outbox) readBack(c class, s side) {
+	o.committing.Lock()
+	defer o.committing.Unlock()
 	o.mu.Lock()
 	l := &o.logs[c]
 	st := &l.streams[s]

@@ -89,7 +89,7 @@ func wear(t *testing.T, u *Uplink, lasts time.Duration) {
 func TestWear(t *testing.T) {
 	hours, err := strconv.Atoi(os.Getenv("COVEY_WEAR_HOURS"))
 	if err != nil {
-		hours = 2
+		hours = 1
 	}
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,44 +20,72 @@ import (
 // a broker is what these tests are about.
 func Mosquitto(t testing.TB, conf ...string) string {
 	t.Helper()
-	program, err := exec.LookPath("mosquitto")
-	if err != nil {
-		program = "/usr/sbin/mosquitto"
-	}
-	addr := port.Free(t)
-	_, number, _ := net.SplitHostPort(addr)
+	b := NewBroker(t, append([]string{"persistence false"}, conf...)...)
+	return b.Addr
+}
+
+// A Broker is a mosquitto that can be killed and started again.
+type Broker struct {
+	Addr string // host:port
+	t    testing.TB
+	dir  string
+	cmd  *exec.Cmd
+}
+
+// NewBroker starts one. It keeps what is queued and retained on disk, after every change.
+func NewBroker(t testing.TB, conf ...string) *Broker {
+	t.Helper()
+	b := &Broker{Addr: port.Free(t), t: t, dir: t.TempDir()}
+	_, number, _ := net.SplitHostPort(b.Addr)
 	lines := append([]string{
 		"listener " + number + " 127.0.0.1",
 		"allow_anonymous true",
 		"max_queued_messages 1000000",
 		"max_inflight_messages 100",
-		"persistence false",
+		"autosave_on_changes true",
+		"autosave_interval 1",
 		"user root", // means: stay who you are, when started by root
 	}, conf...)
-	dir := t.TempDir()
-	path := filepath.Join(dir, "mosquitto.conf")
-	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+	if !slices.Contains(conf, "persistence false") {
+		lines = append(lines, "persistence true", "persistence_location "+b.dir+"/")
+	}
+	if err := os.WriteFile(b.file("conf"), []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	log, err := os.Create(filepath.Join(dir, "mosquitto.log"))
+	b.Start()
+	t.Cleanup(b.Kill)
+	return b
+}
+
+func (b *Broker) file(kind string) string { return filepath.Join(b.dir, "mosquitto."+kind) }
+
+// Start starts it, after Kill again with what it kept.
+func (b *Broker) Start() {
+	b.t.Helper()
+	program, err := exec.LookPath("mosquitto")
 	if err != nil {
-		t.Fatal(err)
+		program = "/usr/sbin/mosquitto"
+	}
+	log, err := os.OpenFile(b.file("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		b.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, "-c", path)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("mosquitto: %v (install the mosquitto package)", err)
+	b.cmd = exec.Command(program, "-c", b.file("conf"))
+	b.cmd.Stdout, b.cmd.Stderr = log, log
+	if err := b.cmd.Start(); err != nil {
+		b.t.Fatalf("mosquitto: %v (install the mosquitto package)", err)
 	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	if err := waitDial(addr); err != nil {
+	if err := waitDial(b.Addr); err != nil {
 		text, _ := os.ReadFile(log.Name())
-		t.Fatalf("mosquitto does not listen: %v\n%s", err, text)
+		b.t.Fatalf("mosquitto does not listen: %v\n%s", err, text)
 	}
-	return addr
+}
+
+// Kill ends it at once, without a word.
+func (b *Broker) Kill() {
+	b.cmd.Process.Kill()
+	b.cmd.Wait()
 }
 
 func waitDial(addr string) error {

@@ -165,7 +165,7 @@ func (p *Proxy) serve(client net.Conn, target string) {
 	}
 	c := &pair{client: client, server: server}
 	p.mu.Lock()
-	if p.closed {
+	if p.closed || p.refuse { // said meanwhile
 		p.mu.Unlock()
 		c.reset()
 		return
