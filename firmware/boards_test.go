@@ -46,7 +46,7 @@ type known struct {
 }
 
 var kept = []known{
-	{"raspberrypi-zero-2", "raspberrypi-zero-2", "Raspberry Pi Zero 2 W Rev 1.0", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 52.076, "cpu-thermal", nil, nil, []string{"one model at a time"}},
+	{"raspberrypi-zero-2", "raspberrypi-zero-2", "Raspberry Pi Zero 2 W Rev 1.0", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 52.076, "cpu-thermal", nil, nil, []string{"stopped first"}},
 	{"raspberrypi-3", "raspberrypi-3", "Raspberry Pi 3 Model B Plus Rev 1.3", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 83.8, "cpu-thermal", []Cause{Heat}, nil, nil},
 	{"raspberrypi-4", "raspberrypi-4", "Raspberry Pi 4 Model B Rev 1.4", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 61.322, "cpu-thermal", []Cause{Voltage}, nil, nil},
 	{"raspberrypi-cm4", "raspberrypi-cm4", "Raspberry Pi Compute Module 4 Rev 1.1", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 48, "cpu-thermal", nil, []Cause{Voltage}, nil},
@@ -309,4 +309,17 @@ func FuzzDetect(f *testing.F) {
 			t.Errorf("%+v", slow)
 		}
 	})
+}
+
+// TestProfilesAreDescribed: docs/hardware.md has a line about each.
+func TestProfilesAreDescribed(t *testing.T) {
+	page, err := os.ReadFile("../docs/hardware.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range Profiles() {
+		if strings.Count(string(page), "\n| `"+p.ID+"` |") != 1 {
+			t.Errorf("%s: no line, or several", p.ID)
+		}
+	}
 }

@@ -127,7 +127,7 @@ func TestExamine(t *testing.T) {
 		{"a board that has just started", map[string]string{"proc/self/mountinfo": mounted, "sys/class/block/mmcblk0p2/dev": "179:2", "sys/block/mmcblk0/mmcblk0p2/dev": "179:2", "sys/block/mmcblk0/device/type": "SD\n", "sys/block/mmcblk0/stat": "0 0 0 0 0 0 4194304 0 0 0 0", "proc/uptime": "60 1\n"}, nil, "storage", true, "SD card mmcblk0", ""},
 		{"a trap", map[string]string{coral + "vendor": "0x1ac1\n", coral + "device": "0x089a\n"}, both(is(t, "raspberrypi-5"), func(b *Board) { b.PageSize = 16384 }), "board", false, "pages of 16 KiB", "kernel8.img"},
 		{"a trap that is said once", map[string]string{coral + "vendor": "0x1ac1\n", coral + "device": "0x089a\n"}, both(is(t, "raspberrypi-5"), func(b *Board) { b.PageSize = 16384 }), "pages", true, "16 KiB", ""},
-		{"good to know", nil, is(t, "raspberrypi-zero-2"), "board", true, "one model at a time", ""},
+		{"good to know", nil, is(t, "raspberrypi-zero-2"), "board", true, "stopped first", ""},
 		{"an Edge TPU that is away", nil, is(t, "coral-dev-board"), "board", false, "not on its PCIe bus", "reboot"},
 		{"Coral on a board without USB 3", coralStick("18d1:9302", "480"), is(t, "raspberrypi-3"), "coral usb", true, "has USB 2 alone", ""},
 		{"hot for a Pi, not for a Jetson", map[string]string{zone + "temp": "88000\n", zone + "type": "cpu-thermal\n"}, is(t, "jetson-orin"), "heat", true, "88 °C", ""},

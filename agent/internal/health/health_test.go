@@ -118,11 +118,11 @@ func TestStorage(t *testing.T) {
 		s := NewSampler(root, firmware.Profile{}, "/var/lib/covey")
 		root["proc/self/io"] = file("write_bytes: 9192\ncancelled_write_bytes: 1000\n")
 		g := s.Sample()
-		if g.Wrote != 8192 || g.Wear != 20 || g.EOL != 0 {
+		if g.Wrote != 8192 || g.Wear != 20 || g.EOL != 0 || len(Brief(time.Now(), 0, g, Input{}).Flags) != 0 {
 			t.Errorf("%+v", g)
 		}
 		root["sys/block/mmcblk0/device/pre_eol_info"] = file("0x03\n")
-		if h := Brief(time.Now(), 0, s.Sample(), Input{}); h.Wrote != 8192 || h.Wear != 20 || h.EOL != 3 || h.Validate() != nil {
+		if h := Brief(time.Now(), 0, s.Sample(), Input{}); h.Wrote != 8192 || h.Wear != 20 || h.EOL != 3 || !slices.Contains(h.Flags, WornDisk) || h.Validate() != nil {
 			t.Errorf("%+v", h)
 		}
 	})
