@@ -269,7 +269,7 @@ func FuzzProfile(f *testing.F) {
 	})
 }
 
-// FuzzDetect gives Detect and the sensors of a profile trees that no kernel makes.
+// FuzzDetect gives Detect, the sensors of a profile and DiskOf trees that no kernel makes.
 func FuzzDetect(f *testing.F) {
 	for _, k := range kept {
 		root := tree(f, k.tree)
@@ -280,9 +280,9 @@ func FuzzDetect(f *testing.F) {
 			return string(root[name].Data)
 		}
 		f.Add(text("sys/firmware/devicetree/base/compatible"), text("sys/firmware/devicetree/base/model"), text("proc/cpuinfo"), text("proc/meminfo"),
-			text("sys/devices/system/cpu/online"), "61000", "cpu-thermal", "0x50005")
+			text("sys/devices/system/cpu/online"), "61000", "cpu-thermal", "0x50005", text("proc/self/mountinfo"), text("sys/block/mmcblk0/device/life_time"), text("sys/block/mmcblk0/stat"))
 	}
-	f.Fuzz(func(t *testing.T, compatible, model, cpuinfo, meminfo, online, temp, kind, bits string) {
+	f.Fuzz(func(t *testing.T, compatible, model, cpuinfo, meminfo, online, temp, kind, bits, mountinfo, life, stat string) {
 		root := fstest.MapFS{
 			"sys/firmware/devicetree/base/compatible":             file(compatible),
 			"sys/firmware/devicetree/base/model":                  file(model),
@@ -296,6 +296,12 @@ func FuzzDetect(f *testing.F) {
 			"sys/devices/platform/soc/soc:firmware/get_throttled": file(bits),
 			"sys/class/hwmon/hwmon0/name":                         file(kind),
 			"sys/class/hwmon/hwmon0/in0_lcrit_alarm":              file(bits),
+			"proc/self/mountinfo":                                 file(mountinfo),
+			"sys/class/block/mmcblk0p2/dev":                       file("179:2"),
+			"sys/block/mmcblk0/mmcblk0p2/dev":                     file("179:2"),
+			"sys/block/mmcblk0/device/life_time":                  file(life),
+			"sys/block/mmcblk0/device/pre_eol_info":               file(life),
+			"sys/block/mmcblk0/stat":                              file(stat),
 		}
 		b := Detect(root)
 		if b.RAM < 0 || b.CPUs < 0 || strings.ContainsAny(b.Name+b.Kind+b.Chip, "\n\x00") || len(b.Name) > 128 {
@@ -307,6 +313,10 @@ func FuzzDetect(f *testing.F) {
 		slow := b.Profile.Watch(root).Look()
 		if len(slow.Now) > 3 || len(slow.Since) > 3 {
 			t.Errorf("%+v", slow)
+		}
+		d, ok := DiskOf(root, "/var/lib/covey")
+		if ok == (d.Name == "") || strings.Contains(d.Name, "/") || d.Written < 0 || d.Life < 0 || d.Life > 100 || d.EOL < 0 || d.EOL > 3 {
+			t.Errorf("%+v, %v", d, ok)
 		}
 	})
 }
