@@ -90,6 +90,9 @@ func TestBoards(t *testing.T) {
 				if trap.Sprung(root, 16384) {
 					sprung = append(sprung, trap.Text)
 				}
+				if trap.Sprung(root, 4096) && strings.Contains(trap.Text, "pages of 16 KiB") {
+					t.Errorf("with pages of 4 KiB: %s", trap.Text)
+				}
 			}
 			if !slices.EqualFunc(sprung, want.traps, strings.Contains) {
 				t.Errorf("traps: %q", sprung)
