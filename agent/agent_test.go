@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -216,7 +217,7 @@ func (w *world) board(ctx context.Context, e hal.Engine, log zerolog.Logger) (st
 			Fleet: &FleetLink{Link: w.broker.Link("pi-1", false), Bulk: func() wire.Link { return w.broker.Link("pi-1~x", true) },
 				Root: "covey", MachineID: "m1"},
 			Home:  w.broker.Link("covey-pi-1", false),
-			Board: firmware.Board{Name: "test board", RAM: 1 << 30, CPUs: 2}, Root: w.root, Log: log,
+			Board: firmware.Board{Name: "test board", RAM: 1 << 30, CPUs: 2, Profile: firmware.Profile{ID: "test-board", Threads: 2}}, Root: w.root, Log: log,
 		}
 		if w.change != nil {
 			w.change(&c)
@@ -238,7 +239,9 @@ func TestAgent(t *testing.T) {
 		w := newWorld(t)
 		w.run(ctx)
 		engine := newEngine()
-		engine.OnOpen = func(_ hal.Model, _ hal.Options, file []byte) error {
+		var first atomic.Int64 // threads of the model that was opened first
+		engine.OnOpen = func(_ hal.Model, o hal.Options, file []byte) error {
+			first.CompareAndSwap(0, int64(o.Threads))
 			if strings.HasSuffix(string(file), "bad") {
 				return &hal.Error{Code: hal.CodeOp, Text: "operator is not known"}
 			}
@@ -267,8 +270,11 @@ func TestAgent(t *testing.T) {
 			t.Errorf("reported of the pinned pipeline: %+v", p)
 		}
 		m, _ := w.broker.Retained(w.fleet.Hello())
-		if h, err := wire.Parse[wire.Hello](m.Payload, wire.MaxHello); err != nil || h.Labels["site"] != "lyon" {
+		if h, err := wire.Parse[wire.Hello](m.Payload, wire.MaxHello); err != nil || h.Labels["site"] != "lyon" || h.Profile != "test-board" {
 			t.Errorf("hello: %s, %v", m.Payload, err)
+		}
+		if want := min(2, runtime.NumCPU()); int(first.Load()) != want {
+			t.Errorf("the first model began with %d threads, the board's profile says %d", first.Load(), want)
 		}
 		if err := stop(); err != nil {
 			t.Error(err)

@@ -46,7 +46,7 @@ type known struct {
 }
 
 var kept = []known{
-	{"raspberrypi-zero-2", "raspberrypi-zero-2", "Raspberry Pi Zero 2 W Rev 1.0", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 52.076, "cpu-thermal", nil, nil, []string{"one model at a time"}},
+	{"raspberrypi-zero-2", "raspberrypi-zero-2", "Raspberry Pi Zero 2 W Rev 1.0", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 52.076, "cpu-thermal", nil, nil, []string{"stopped first"}},
 	{"raspberrypi-3", "raspberrypi-3", "Raspberry Pi 3 Model B Plus Rev 1.3", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 83.8, "cpu-thermal", []Cause{Heat}, nil, nil},
 	{"raspberrypi-4", "raspberrypi-4", "Raspberry Pi 4 Model B Rev 1.4", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 61.322, "cpu-thermal", []Cause{Voltage}, nil, nil},
 	{"raspberrypi-cm4", "raspberrypi-cm4", "Raspberry Pi Compute Module 4 Rev 1.1", "edgetpu external:* xnnpack cpu", 3, 4, RPiCam, 48, "cpu-thermal", nil, []Cause{Voltage}, nil},
@@ -89,6 +89,9 @@ func TestBoards(t *testing.T) {
 			for _, trap := range p.Traps {
 				if trap.Sprung(root, 16384) {
 					sprung = append(sprung, trap.Text)
+				}
+				if trap.Sprung(root, 4096) && strings.Contains(trap.Text, "pages of 16 KiB") {
+					t.Errorf("with pages of 4 KiB: %s", trap.Text)
 				}
 			}
 			if !slices.EqualFunc(sprung, want.traps, strings.Contains) {
@@ -269,7 +272,7 @@ func FuzzProfile(f *testing.F) {
 	})
 }
 
-// FuzzDetect gives Detect and the sensors of a profile trees that no kernel makes.
+// FuzzDetect gives Detect, the sensors of a profile and DiskOf trees that no kernel makes.
 func FuzzDetect(f *testing.F) {
 	for _, k := range kept {
 		root := tree(f, k.tree)
@@ -280,9 +283,9 @@ func FuzzDetect(f *testing.F) {
 			return string(root[name].Data)
 		}
 		f.Add(text("sys/firmware/devicetree/base/compatible"), text("sys/firmware/devicetree/base/model"), text("proc/cpuinfo"), text("proc/meminfo"),
-			text("sys/devices/system/cpu/online"), "61000", "cpu-thermal", "0x50005")
+			text("sys/devices/system/cpu/online"), "61000", "cpu-thermal", "0x50005", text("proc/self/mountinfo"), text("sys/block/mmcblk0/device/life_time"), text("sys/block/mmcblk0/stat"))
 	}
-	f.Fuzz(func(t *testing.T, compatible, model, cpuinfo, meminfo, online, temp, kind, bits string) {
+	f.Fuzz(func(t *testing.T, compatible, model, cpuinfo, meminfo, online, temp, kind, bits, mountinfo, life, stat string) {
 		root := fstest.MapFS{
 			"sys/firmware/devicetree/base/compatible":             file(compatible),
 			"sys/firmware/devicetree/base/model":                  file(model),
@@ -296,6 +299,12 @@ func FuzzDetect(f *testing.F) {
 			"sys/devices/platform/soc/soc:firmware/get_throttled": file(bits),
 			"sys/class/hwmon/hwmon0/name":                         file(kind),
 			"sys/class/hwmon/hwmon0/in0_lcrit_alarm":              file(bits),
+			"proc/self/mountinfo":                                 file(mountinfo),
+			"sys/class/block/mmcblk0p2/dev":                       file("179:2"),
+			"sys/block/mmcblk0/mmcblk0p2/dev":                     file("179:2"),
+			"sys/block/mmcblk0/device/life_time":                  file(life),
+			"sys/block/mmcblk0/device/pre_eol_info":               file(life),
+			"sys/block/mmcblk0/stat":                              file(stat),
 		}
 		b := Detect(root)
 		if b.RAM < 0 || b.CPUs < 0 || strings.ContainsAny(b.Name+b.Kind+b.Chip, "\n\x00") || len(b.Name) > 128 {
@@ -308,5 +317,22 @@ func FuzzDetect(f *testing.F) {
 		if len(slow.Now) > 3 || len(slow.Since) > 3 {
 			t.Errorf("%+v", slow)
 		}
+		d, ok := DiskOf(root, "/var/lib/covey")
+		if ok == (d.Name == "") || strings.Contains(d.Name, "/") || d.Written < 0 || d.Life < 0 || d.Life > 100 || d.EOL < 0 || d.EOL > 3 {
+			t.Errorf("%+v, %v", d, ok)
+		}
 	})
+}
+
+// TestProfilesAreDescribed: docs/hardware.md has a line about each.
+func TestProfilesAreDescribed(t *testing.T) {
+	page, err := os.ReadFile("../docs/hardware.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range Profiles() {
+		if strings.Count(string(page), "\n| `"+p.ID+"` |") != 1 {
+			t.Errorf("%s: no line, or several", p.ID)
+		}
+	}
 }

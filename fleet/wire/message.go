@@ -74,7 +74,7 @@ type Health struct {
 	EOL       int                       `json:"eol,omitempty"`  // of its spare blocks 2: most are used, 3: hardly any are left
 	Outbox    int64                     `json:"outbox"`
 	Lost      uint64                    `json:"lost,omitempty"`
-	Flags     []string                  `json:"flags,omitempty"` // codes: "duplicate_identity", "low_voltage"
+	Flags     []string                  `json:"flags,omitempty"` // codes: "duplicate_identity", "low_voltage", "worn_disk"
 	Pipes     map[string]PipelineHealth `json:"pipes"`
 }
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
@@ -115,9 +114,4 @@ func (b *Board) node(subject, detail, node, group string) hal.Diagnosis {
 		return bad(subject, detail+", but /"+node+" cannot be opened: "+err.Error(), "sudo usermod -aG "+group+" "+b.User+" && sudo systemctl restart covey-agent")
 	}
 	return good(subject, detail+", /"+node)
-}
-
-func hexNumber(s string) (uint64, bool) {
-	n, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(s), "0x"), 16, 64)
-	return n, err == nil
 }

@@ -91,10 +91,15 @@ func TestCountersOfTheBoard(t *testing.T) {
 	const count = "sys/class/hwmon/hwmon3/oc2_event_cnt"
 	root := fstest.MapFS{"sys/firmware/devicetree/base/compatible": file("nvidia,tegra234\x00"), "sys/class/hwmon/hwmon3/name": file("soctherm_oc\n"), count: file("15\n")}
 	s := NewSampler(root, firmware.Detect(root).Profile, "/")
+	root[count] = file("16\n")
+	if g := s.Sample(); !g.Throttled {
+		t.Error("it grew before the first sample")
+	}
+	s = NewSampler(root, firmware.Detect(root).Profile, "/")
 	if g := s.Sample(); g.Throttled {
 		t.Error("for what was before the agent started")
 	}
-	root[count] = file("16\n")
+	root[count] = file("17\n")
 	if g := s.Sample(); !g.Throttled || !g.Weak {
 		t.Errorf("%+v", g)
 	}
@@ -116,13 +121,13 @@ func TestStorage(t *testing.T) {
 			root[name] = file(text)
 		}
 		s := NewSampler(root, firmware.Profile{}, "/var/lib/covey")
-		root["proc/self/io"] = file("write_bytes: 9192\ncancelled_write_bytes: 1000\n")
+		root["proc/self/io"] = file("write_bytes: 10192\ncancelled_write_bytes: 2000\n")
 		g := s.Sample()
-		if g.Wrote != 8192 || g.Wear != 20 || g.EOL != 0 {
+		if g.Wrote != 8192 || g.Wear != 20 || g.EOL != 0 || len(Brief(time.Now(), 0, g, Input{}).Flags) != 0 {
 			t.Errorf("%+v", g)
 		}
 		root["sys/block/mmcblk0/device/pre_eol_info"] = file("0x03\n")
-		if h := Brief(time.Now(), 0, s.Sample(), Input{}); h.Wrote != 8192 || h.Wear != 20 || h.EOL != 3 || h.Validate() != nil {
+		if h := Brief(time.Now(), 0, s.Sample(), Input{}); h.Wrote != 8192 || h.Wear != 20 || h.EOL != 3 || !slices.Contains(h.Flags, WornDisk) || h.Validate() != nil {
 			t.Errorf("%+v", h)
 		}
 	})

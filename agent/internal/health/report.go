@@ -60,9 +60,12 @@ func jitter(d time.Duration) time.Duration { return d*4/5 + rand.N(d*2/5+1) }
 // Brief is the brief form: at most 400 bytes of JSON for two pipelines as they
 // usually are.
 func Brief(now time.Time, up time.Duration, g Gauges, in Input) wire.Health {
-	flags := in.Flags
+	flags := slices.Clone(in.Flags)
 	if g.Weak {
-		flags = append(slices.Clone(flags), LowVoltage)
+		flags = append(flags, LowVoltage)
+	}
+	if g.Wear >= 100 || g.EOL >= 2 {
+		flags = append(flags, WornDisk)
 	}
 	return wire.Health{
 		V: wire.Version, TS: now.UTC().Truncate(time.Second), Up: int64(up / time.Second),
@@ -72,5 +75,8 @@ func Brief(now time.Time, up time.Duration, g Gauges, in Input) wire.Health {
 	}
 }
 
-// LowVoltage is the flag of a board whose power supply is too weak.
-const LowVoltage = "low_voltage"
+// Flags of a board whose power supply is too weak, and of one whose eMMC is at its end.
+const (
+	LowVoltage = "low_voltage"
+	WornDisk   = "worn_disk"
+)
