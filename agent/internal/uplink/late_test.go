@@ -1,9 +1,15 @@
 package uplink
 
 import (
+	"bufio"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -236,4 +242,82 @@ func TestReserveFollowsUse(t *testing.T) {
 			t.Errorf("in an idle house %d numbers are reserved", n)
 		}
 	})
+}
+
+// The recipe of docs/integrator.md hears what is live and nothing that is late.
+func TestRecipe(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/integrator.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipe := regexp.MustCompile("(?m)^mosquitto_sub .*late.*$").FindString(string(page))
+	if recipe == "" {
+		t.Fatal("docs/integrator.md has no recipe about what is late")
+	}
+	broker := linktest.Mosquitto(t)
+	proxy := linktest.NewProxy(t, broker)
+	dir := t.TempDir()
+	host, number, _ := strings.Cut(broker, ":")
+	if err := os.WriteFile(dir+"/mosquitto_sub", []byte("-h "+host+"\n-p "+number+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("bash", "-c", recipe)
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		cmd.Wait()
+	})
+	lines := make(chan string, 100)
+	go func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	r := read(t, mqttLink(t, broker, "reader"))
+	u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: mqttLink(t, proxy.Addr(), "pi-1-home")}})
+	running(t, u)
+	isUp := func() bool { return u.Stats().HomeUp }
+	soon(t, "the link", isUp)
+	heard, said := "", 0
+	say := func() {
+		said++
+		if err := u.OfferEvent("porch", event(said)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	soon(t, "the recipe", func() bool { // it has subscribed when it hears something
+		say()
+		select {
+		case heard = <-lines:
+		case <-time.After(100 * time.Millisecond):
+		}
+		return heard != ""
+	})
+	proxy.Refuse(true)
+	proxy.Reset()
+	soon(t, "the cut", func() bool { return !isUp() })
+	say()
+	late := said
+	proxy.Refuse(false)
+	soon(t, "what was held back", func() bool { return len(r.said("home/event")) >= late })
+	say()
+	last := fmt.Sprintf(`"id":"pi-1-porch-%d/0"`, said)
+	for timeout := time.After(time.Minute); !strings.Contains(heard, last); {
+		select {
+		case heard = <-lines:
+		case <-timeout:
+			t.Fatal("the recipe does not hear what is live")
+		}
+		if strings.Contains(heard, fmt.Sprintf(`"id":"pi-1-porch-%d/0"`, late)) {
+			t.Errorf("the recipe hears what is late: %s", heard)
+		}
+	}
 }

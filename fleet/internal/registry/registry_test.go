@@ -260,6 +260,13 @@ func TestResults(t *testing.T) {
 	if n, _ := r.AnswerCount("pi", "cam"); n != 21 {
 		t.Errorf("count %d", n)
 	}
+	// The same again, only late this time, is the same.
+	late := result(7)
+	late.Late = true
+	r.send(t, "pi", "result/cam", late)
+	if n, _ := r.AnswerCount("pi", "cam"); n != 21 || strings.Contains(r.log.String(), "other content") {
+		t.Errorf("%d answers after one came late again\n%s", n, r.log.String())
+	}
 	// The same id with other content is not stored, and said.
 	other := result(7)
 	other.Accel = "gpu"

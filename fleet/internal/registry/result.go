@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -84,12 +85,26 @@ func (r *Registry) takeResult(id wire.DeviceID, pipeline string, payload []byte)
 	case before == nil:
 		r.stats.results.Add(1)
 		r.watch.send(Event{Kind: EventResult, Device: id, Pipeline: pipeline, Answer: &a})
-	case !bytes.Equal(before.Payload, a.Payload):
+	case !same(before.Payload, a.Payload):
 		return fmt.Errorf("%w: id %q came again with other content", errBad, a.ID)
 	default:
 		r.stats.duplicates.Add(1)
 	}
 	return nil
+}
+
+// same says whether two payloads say the same, however late.
+func same(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	var x, y map[string]json.RawMessage
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		return false
+	}
+	delete(x, "late")
+	delete(y, "late")
+	return maps.EqualFunc(x, y, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) })
 }
 
 // parseAnswer checks what came on the topic of a pipeline.
