@@ -189,18 +189,12 @@ func TestRealHomeAssistant(t *testing.T) {
 			other := board(t, broker, d)
 			ha.until(t, "every entity of "+name, func(s states) string { return s.missing(other.announcement) })
 			other.uplink.SetDiscovery(uplink.Discovery{})
+			ha.until(t, "end of "+name, func(s states) string { return s.none(other.announcement) })
 		}
 	})
 	t.Run("a board that is not to be found is gone", func(t *testing.T) {
 		u.SetDiscovery(uplink.Discovery{})
-		ha.until(t, "nothing", func(s states) string {
-			for id := range s {
-				if strings.Contains(id, ".kitchen_") || strings.Contains(id, "strange") || strings.Contains(id, "bare_") {
-					return id + " is there"
-				}
-			}
-			return ""
-		})
+		ha.until(t, "end", func(s states) string { return s.none(b.announcement) })
 	})
 	ha.stop()
 	for line := range strings.Lines(ha.log()) {
@@ -211,6 +205,10 @@ func TestRealHomeAssistant(t *testing.T) {
 		if (strings.Contains(line, "WARNING") || strings.Contains(line, "ERROR")) && (strings.Contains(line, "mqtt") || strings.Contains(line, "emplate")) {
 			t.Errorf("it complains: %s", line)
 		}
+	}
+	if t.Failed() {
+		t.Logf("its log:\n%s", ha.log())
+		return
 	}
 	t.Logf("Home Assistant %s took all of it", ha.version)
 }
@@ -493,23 +491,37 @@ func (h *ha) want(t *testing.T, want map[string]string) {
 // missing says how many entities are there instead of those of an announcement that are
 // not off from the start.
 func (s states) missing(a *Announcement) string {
+	want := map[string]int{}
+	for key, platform := range a.Parts {
+		if !bytes.Contains(a.texts[key], []byte(`"en":false`)) {
+			want[platform]++
+		}
+	}
+	if got := s.of(a); fmt.Sprint(got) != fmt.Sprint(want) {
+		return fmt.Sprintf("got %v, want %v", got, want)
+	}
+	return ""
+}
+
+// none says which entities of an announcement are there.
+func (s states) none(a *Announcement) string {
+	if got := s.of(a); len(got) > 0 {
+		return fmt.Sprintf("got %v", got)
+	}
+	return ""
+}
+
+// of counts the entities of an announcement by platform.
+func (s states) of(a *Announcement) map[string]int {
 	device := a.frame["dev"].(map[string]any)["name"].(string)
-	got, want := map[string]int{}, map[string]int{}
+	got := map[string]int{}
 	for id, e := range s {
 		if name, _ := e.Attributes["friendly_name"].(string); strings.HasPrefix(name, device+" ") {
 			platform, _, _ := strings.Cut(id, ".")
 			got[platform]++
 		}
 	}
-	for key, platform := range a.Parts {
-		if !bytes.Contains(a.texts[key], []byte(`"en":false`)) {
-			want[platform]++
-		}
-	}
-	if fmt.Sprint(got) != fmt.Sprint(want) {
-		return fmt.Sprintf("got %v, want %v", got, want)
-	}
-	return ""
+	return got
 }
 
 func different(what string, got, want any, more ...bool) string {
