@@ -96,19 +96,12 @@ const maxLabelLevel = 48
 // one. Where more is lost, the level ends in six digits of the label's hash.
 func LabelLevel(label string) string {
 	plain := true
-	var b strings.Builder
-	for _, r := range label {
-		switch {
-		case r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r)):
-			b.WriteRune(unicode.ToLower(r))
-		case r == ' ' || r == '_' || r == '-':
-			b.WriteByte('-')
-		default:
-			b.WriteByte('-')
-			plain = false
-		}
-	}
-	s := strings.Trim(b.String(), "-")
+	words := strings.FieldsFunc(label, func(r rune) bool {
+		letter := r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r))
+		plain = plain && (letter || r == ' ' || r == '_' || r == '-')
+		return !letter
+	})
+	s := strings.ToLower(strings.Join(words, "-"))
 	if plain && s != "" && len(s) <= maxLabelLevel {
 		return s
 	}
@@ -117,5 +110,5 @@ func LabelLevel(label string) string {
 		s = strings.ToValidUTF8(s[:limit], "")
 	}
 	sum := sha256.Sum256([]byte(label))
-	return strings.Trim(strings.Trim(s, "-")+"-"+hex.EncodeToString(sum[:digits/2]), "-")
+	return strings.TrimPrefix(strings.TrimSuffix(s, "-")+"-"+hex.EncodeToString(sum[:digits/2]), "-")
 }

@@ -83,6 +83,10 @@ func (h *home) topic(c class, key string) string {
 }
 
 func (h *home) run(ctx context.Context) error {
+	h.mu.Lock()
+	h.remember()
+	h.mu.Unlock()
+	h.save()
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { h.keep(keeping, h.u.cfg.Pulse.Loop("home values")) })

@@ -80,10 +80,14 @@ func (h *home) tell(f *discovery, gone map[string]string, text []byte) {
 	all := maps.Clone(f.Parts)
 	maps.Copy(all, gone)
 	h.rememberParts(all)
+	h.goThrough()
 	if bytes.Equal(v.said, text) {
-		h.goThrough() // there is nothing whose arrival would wake us
+		return
 	}
-	h.say(v, text)
+	v.said = text
+	if h.docs[v.topic] != nil {
+		h.hold(v) // until the parts are in the memory
+	}
 }
 
 // goneFrom are the components of before that are not now, or not of the same platform.

@@ -289,7 +289,7 @@ func (u *Uplink) SetModel(pipeline string, m wire.HomeModel) {
 func (u *Uplink) SetCapabilities(c wire.HomeCapabilities) {
 	if u.home != nil {
 		c.V, c.Device = wire.Version, u.cfg.Device
-		u.home.set(u.home.topics.Capabilities(), 1, encode(c))
+		u.home.set(u.home.topics.Capabilities(), 1, encode(wholeCapabilities(c)))
 	}
 }
 
@@ -335,7 +335,7 @@ func (u *Uplink) SetCount(pipeline, zone, label string, n int) {
 // SetLast says what a pipeline has recognised last. V is filled in.
 func (u *Uplink) SetLast(pipeline string, l wire.HomeLast) {
 	if u.home != nil {
-		l.V = wire.Version
+		l.V, l.Score = wire.Version, float32(finite(float64(l.Score)))
 		u.home.setOf(pipeline, u.home.topics.Last(pipeline), 0, encode(l))
 	}
 }
@@ -361,7 +361,7 @@ func (u *Uplink) SetSetting(pipeline, setting, value string) {
 func (u *Uplink) SetDiagnostics(d wire.HomeDiagnostics) {
 	if u.home != nil {
 		d.V = wire.Version
-		u.home.set(u.home.topics.Diagnostics(), 0, encode(d))
+		u.home.set(u.home.topics.Diagnostics(), 0, encode(wholeDiagnostics(d)))
 	}
 }
 
