@@ -128,6 +128,13 @@ func run(ctx context.Context, c Config, tell func(local.Board)) error {
 		linkErr = a.uplink.Run(linked)
 		cancel(linkErr) // before its time: nothing can work without it
 	})
+	if served := a.openPage(); served != nil {
+		rest.Go(func() {
+			if err := served.Run(ctx); err != nil {
+				a.Log.Error().Err(err).Msg("the page has ended")
+			}
+		})
+	}
 	rest.Go(func() { a.probe(ctx, a.Pulse.Loop("probe")) })
 	told, silence := context.WithCancel(linked)
 	defer silence()

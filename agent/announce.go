@@ -7,8 +7,10 @@ import (
 
 	"github.com/covey-edge/covey/agent/internal/event"
 	"github.com/covey-edge/covey/agent/internal/health"
+	"github.com/covey-edge/covey/agent/internal/homeassistant"
 	"github.com/covey-edge/covey/agent/internal/picture"
 	"github.com/covey-edge/covey/agent/internal/slots"
+	"github.com/covey-edge/covey/agent/internal/uplink"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/sketch"
@@ -18,7 +20,7 @@ import (
 
 // announce tells the house what this board has and how it is set.
 func (a *agent) announce() {
-	c := wire.HomeCapabilities{Name: string(a.Device), Board: a.Board.Name, Agent: a.Version}
+	c := wire.HomeCapabilities{V: wire.Version, Device: a.Device, Name: string(a.Device), Board: a.Board.Name, Agent: a.Version}
 	for _, f := range a.File.Pipelines {
 		s := a.stations[f.Name]
 		p := s.capabilities()
@@ -34,6 +36,12 @@ func (a *agent) announce() {
 		c.Pipelines = append(c.Pipelines, p)
 	}
 	a.uplink.SetCapabilities(c)
+	if f := a.File.Home; f != nil && f.Discovery == discoveryOff {
+		a.uplink.SetDiscovery(uplink.Discovery{})
+		return
+	}
+	found := homeassistant.Announce(homeassistant.Device{HomeCapabilities: c, Page: a.pageURL()})
+	a.uplink.SetDiscovery(uplink.Discovery{Document: found.Document, Parts: found.Parts})
 }
 
 func onOff(on bool) string {

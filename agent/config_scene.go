@@ -2,12 +2,14 @@ package agent
 
 import (
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/covey-edge/covey/agent/internal/local"
 	"github.com/covey-edge/covey/agent/internal/picture"
 	"github.com/covey-edge/covey/fleet/wire"
 )
@@ -37,13 +39,17 @@ type EventsFile struct {
 type LocalFile struct {
 	Listen       string // host:port
 	PasswordFile string
+	TokenFile    string     // of programs; "": the password is taken
+	Ingress      netip.Addr // from where Home Assistant brings people in; invalid: there is none
 }
 
-// DefaultListen is where the page is unless told otherwise: on the board alone.
-const DefaultListen = "127.0.0.1:8099"
-
-// Password reads the password file; "" when there is none.
-func (l *LocalFile) Password() (string, error) { return readPassword(l.PasswordFile) }
+// Secrets reads the files of the password and the token; "" of each that there is not.
+func (l *LocalFile) Secrets() (password, token string, err error) {
+	if password, err = readPassword(l.PasswordFile); err == nil {
+		token, err = readPassword(l.TokenFile)
+	}
+	return password, token, err
+}
 
 // policy is what may be shown of a pipeline: its own word counts more than the board's,
 // and a fleet's can only forbid.
@@ -169,15 +175,31 @@ func (d *configDecoder) events(to *EventsFile) field {
 
 func (d *configDecoder) local(to **LocalFile) field {
 	return func(n *yaml.Node) {
-		l := &LocalFile{Listen: DefaultListen}
+		l := &LocalFile{Listen: local.DefaultListen}
 		d.object("local", fields{
 			"listen":        d.listen(&l.Listen),
 			"password_file": d.secret(&l.PasswordFile),
+			"token_file":    d.secret(&l.TokenFile),
+			"ingress":       d.ip(&l.Ingress),
 		})(n)
-		if host, _, err := net.SplitHostPort(l.Listen); err == nil && !loopback(host) && l.PasswordFile == "" {
-			d.errorf(n, `whoever is in the house could look at the page: add "password_file: page.password", or listen on %s`, DefaultListen)
+		if host, _, err := net.SplitHostPort(l.Listen); err == nil && !loopback(host) && l.PasswordFile == "" && l.TokenFile == "" && !l.Ingress.IsValid() {
+			d.errorf(n, `whoever is in the house could look at the page: add "password_file: page.password", or listen on %s`, local.DefaultListen)
 		}
 		*to = l
+	}
+}
+
+// ip reads an address.
+func (d *configDecoder) ip(to *netip.Addr) field {
+	return func(n *yaml.Node) {
+		var s string
+		d.text(&s)(n)
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			d.errorf(n, "%.60q is not an address, as in 172.30.32.2", s)
+			return
+		}
+		*to = a
 	}
 }
 

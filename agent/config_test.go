@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -75,7 +76,7 @@ home: {broker: "mqtts://[fe80::1]", user: covey, password_file: home.pass, ca: c
 privacy: thumbnails
 pictures: home
 blur: [face]
-local: {listen: ":8099", password_file: page.pass}
+local: {listen: ":8099", password_file: page.pass, token_file: page.token, ingress: 172.30.32.2}
 pipelines:
   b:
     privacy: frames
@@ -109,7 +110,7 @@ pipelines:
 		f.Fleet != (FleetFile{URL: "mqtts://fleet.example:8883"}) ||
 		*f.Home != (HomeFile{Broker: "mqtts://[fe80::1]:8883", User: "covey", PasswordFile: "/etc/covey/home.pass", CA: "/etc/covey/ca.pem", Discovery: "ha"}) ||
 		!reflect.DeepEqual(f.Privacy, PrivacyFile{Class: "thumbnails", Pictures: "home", Blur: []string{"face"}}) ||
-		*f.Local != (LocalFile{Listen: ":8099", PasswordFile: "/etc/covey/page.pass"}) {
+		*f.Local != (LocalFile{Listen: ":8099", PasswordFile: "/etc/covey/page.pass", TokenFile: "/etc/covey/page.token", Ingress: netip.MustParseAddr("172.30.32.2")}) {
 		t.Errorf("got %+v home %+v", f, f.Home)
 	}
 	want := PipelineFile{Name: "b", Source: SourceFile{Type: "synthetic", FPS: 12.5, Count: 10, Width: 320, Height: 240, Live: true},
@@ -232,6 +233,7 @@ func TestMistakesSayWhereAndWhat(t *testing.T) {
 		{"zone without a name", pipe("zones: {Front Door: [[0, 0], [1, 0], [1, 1]]}"), `did you mean "front-door"?`},
 		{"hold", pipe("events: {hold: 2h}"), "is not a duration within 100ms and 1h0m0s"},
 		{"page for all without a password", "local: {listen: ':8099'}", `add "password_file: page.password", or listen on 127.0.0.1:8099`},
+		{"ingress", "local: {ingress: homeassistant}", "is not an address, as in 172.30.32.2"},
 		{"page on a host", "local: {listen: 'example.org:80'}", "is not an address and a port"},
 		{"discovery", "home: {broker: 'mqtt://h', discovery: 'a/b'}", "is not one level of a topic"},
 		{"control character", `data: "a\0b"`, "text holds a control character"},

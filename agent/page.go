@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,57 @@ import (
 
 // A page is the agent as its own page shows and sets it: a local.Board.
 type page struct{ *agent }
+
+// openPage opens the page of the board; nil where there is none, or it cannot be: the board
+// does its work without.
+func (a *agent) openPage() *local.Server {
+	f := a.File.Local
+	if f == nil {
+		return nil
+	}
+	password, token, err := f.Secrets()
+	var s *local.Server
+	if err == nil {
+		s, err = local.New(local.Config{Board: page{a}, Listen: f.Listen, Password: password, Token: token,
+			Hosts: []string{string(a.Device), a.hostName()}, Ingress: f.Ingress, Log: a.Log})
+	}
+	if err != nil {
+		a.Log.Error().Err(err).Msg("there is no page")
+		return nil
+	}
+	return s
+}
+
+// hostName is the board's own name, "" where that is not known.
+func (a *agent) hostName() string {
+	if a.Root == nil {
+		return ""
+	}
+	b, err := fs.ReadFile(a.Root, "etc/hostname")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// pageURL is where people of the house find the page; "" where they do not.
+func (a *agent) pageURL() string {
+	f := a.File.Local
+	if f == nil || f.Ingress.IsValid() {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(f.Listen)
+	if err != nil || loopback(host) {
+		return ""
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		if host = a.hostName(); host == "" {
+			return ""
+		}
+		host += ".local"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
 
 // An offence is an error with the kind of it that the page knows.
 type offence struct {

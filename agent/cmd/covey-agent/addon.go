@@ -124,8 +124,16 @@ type addonOptions struct {
 	CameraPassword string `json:"camera_password"`
 	Model          string `json:"model"`
 	Labels         string `json:"labels"`
+	Pictures       string `json:"pictures"` // nowhere, page, home
 	Log            string `json:"log"`
 }
+
+// Home Assistant shows the board's page in its own frame: from this address alone, which
+// its documentation names, to the port that the add-on's config.yaml does.
+const (
+	ingressFrom = "172.30.32.2"
+	ingressPort = "8099"
+)
 
 // parseOptions reads the settings. What it does not know is a mistake: of the add-on's
 // files, or of a version that does not fit them.
@@ -257,7 +265,11 @@ func (o addonOptions) config(m mqttService, data, files string) (config map[stri
 	if o.Labels != "" {
 		pipeline["labels"] = filepath.Join(files, o.Labels)
 	}
-	config = map[string]any{"data": filepath.Join(data, "covey"), "home": home, "pipelines": map[string]any{"camera": pipeline}}
+	config = map[string]any{"data": filepath.Join(data, "covey"), "home": home, "pipelines": map[string]any{"camera": pipeline},
+		"local": map[string]any{"listen": ":" + ingressPort, "ingress": ingressFrom}}
+	if o.Pictures != "" && o.Pictures != "nowhere" {
+		config["privacy"], config["pictures"] = "frames", o.Pictures
+	}
 	if o.Device != "" {
 		config["device"] = o.Device
 	}

@@ -51,7 +51,7 @@ func (w *witness) Publish(m wire.Message, acked func()) error {
 }
 
 // A house is a board between a real broker and a network that cuts.
-type house struct {
+type cutHouse struct {
 	t      *testing.T
 	broker *linktest.Broker
 	proxy  *linktest.Proxy
@@ -66,8 +66,8 @@ type house struct {
 	results, events int // taken by the outbox
 }
 
-func newHouse(t *testing.T, lies bool) *house {
-	h := &house{t: t, broker: linktest.NewBroker(t), dir: t.TempDir(), lies: lies}
+func newCutHouse(t *testing.T, lies bool) *cutHouse {
+	h := &cutHouse{t: t, broker: linktest.NewBroker(t), dir: t.TempDir(), lies: lies}
 	h.proxy = linktest.NewProxy(t, h.broker.Addr)
 	h.reader = read(t, mqttLink(t, h.broker.Addr, "reader"))
 	for s := range sides {
@@ -79,7 +79,7 @@ func newHouse(t *testing.T, lies bool) *house {
 	return h
 }
 
-func (h *house) start() {
+func (h *cutHouse) start() {
 	h.links[fleetSide].Link = mqttLink(h.t, h.proxy.Addr(), "pi-1")
 	h.links[homeSide].Link = mqttLink(h.t, h.proxy.Addr(), "pi-1-home")
 	h.board = open(h.t, Config{Dir: h.dir, Fleet: &FleetConfig{Link: h.links[fleetSide], MID: "m"}, Home: &HomeConfig{Link: h.links[homeSide]}})
@@ -87,7 +87,7 @@ func (h *house) start() {
 }
 
 // say offers a result, and an event now and then.
-func (h *house) say() {
+func (h *cutHouse) say() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch err := h.board.Offer("porch", result(h.results)); {
@@ -104,13 +104,13 @@ func (h *house) say() {
 	}
 }
 
-func (h *house) said() int {
+func (h *cutHouse) said() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.results
 }
 
-func (h *house) up(yes bool) {
+func (h *cutHouse) up(yes bool) {
 	h.t.Helper()
 	soon(h.t, fmt.Sprintf("links up: %t", yes), func() bool {
 		h.mu.Lock()
@@ -120,7 +120,7 @@ func (h *house) up(yes bool) {
 }
 
 // empty says whether everything is acknowledged.
-func (h *house) empty() bool {
+func (h *cutHouse) empty() bool {
 	o := h.board.box
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -135,7 +135,7 @@ func (h *house) empty() bool {
 }
 
 // ups counts the connections of each link of this life.
-func (h *house) ups() [sides]int {
+func (h *cutHouse) ups() [sides]int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var n [sides]int
@@ -149,7 +149,7 @@ func (h *house) ups() [sides]int {
 
 // cut does one of the things that networks, boards and brokers do, and waits until both
 // links have seen it and stand again.
-func (h *house) cut(i int) {
+func (h *cutHouse) cut(i int) {
 	h.up(true)
 	time.Sleep(rand.N(60 * time.Millisecond))
 	before := h.ups()
@@ -188,7 +188,7 @@ func (h *house) cut(i int) {
 
 // restart ends the agent with messages on their way that no broker has, and starts it
 // again.
-func (h *house) restart() {
+func (h *cutHouse) restart() {
 	h.proxy.Stall()
 	h.proxy.Refuse(true)
 	before := h.said()
@@ -204,7 +204,7 @@ func (h *house) restart() {
 
 // killBroker kills mosquitto and starts it again with what it has kept. It says PUBACK
 // before it writes anything down: what it has said so of is given the time to arrive.
-func (h *house) killBroker() {
+func (h *cutHouse) killBroker() {
 	h.proxy.Refuse(true)
 	h.proxy.Stall()
 	soon(h.t, "all that is acknowledged", func() bool { return h.owed() == 0 })
@@ -217,7 +217,7 @@ func (h *house) killBroker() {
 }
 
 // owed is how many were acknowledged and have not arrived.
-func (h *house) owed() (n int) {
+func (h *cutHouse) owed() (n int) {
 	queues := map[string]string{
 		topics.Result("porch"): "fleet/result", topics.Event("porch"): "fleet/event",
 		"covey/home/pi-1/porch/result": "home/result", "covey/home/pi-1/porch/event": "home/event",
@@ -247,7 +247,7 @@ func (h *house) owed() (n int) {
 type toll struct{ missing, twice, faults int }
 
 // judge looks at what arrived: each seq up to the last one once or more, under one id.
-func (h *house) judge() (all toll) {
+func (h *cutHouse) judge() (all toll) {
 	for _, link := range []string{"fleet", "home"} {
 		for class, produced := range map[string]int{"result": h.results, "event": h.events} {
 			ids, seqs := map[uint64]string{}, map[string]uint64{}
@@ -277,7 +277,7 @@ func (h *house) judge() (all toll) {
 }
 
 // run says things while everything is cut, until the last thing said has arrived.
-func (h *house) run(cuts int) toll {
+func (h *cutHouse) run(cuts int) toll {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -321,7 +321,7 @@ func TestChaosCuts(t *testing.T) {
 	if err != nil {
 		cuts = 25
 	}
-	h := newHouse(t, false)
+	h := newCutHouse(t, false)
 	got := h.run(cuts)
 	t.Logf("%d cuts: %d results and %d events on each link, %d came twice", cuts, h.results, h.events, got.twice)
 	if got.missing > 0 || got.faults > 0 {
@@ -334,7 +334,7 @@ func TestChaosCuts(t *testing.T) {
 
 // The same must catch an outbox that takes Publish for the acknowledgement.
 func TestChaosCutsCatchALiar(t *testing.T) {
-	h := newHouse(t, true)
+	h := newCutHouse(t, true)
 	got := h.run(6) // the last of them starts the agent again
 	t.Logf("%d missing", got.missing)
 	if got.missing == 0 || h.owed() == 0 { // acknowledged, and never came
