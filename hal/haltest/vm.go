@@ -25,6 +25,7 @@ type Machine struct {
 	Modules []string          // kernel modules to load, in this order, with parameters: "vivid n_devs=1"; what they need is loaded before them
 	Files   map[string]string // path in the machine → file or folder here
 	Kernel  string            // more words for the kernel's command line
+	Devices []string          // more arguments for QEMU
 	Memory  int               // MiB; 0 means 512
 	Time    time.Duration     // for all of it; 0 means 3 minutes
 }
@@ -98,6 +99,7 @@ func (m Machine) boot(t *testing.T, qemu, kernel, disk string) {
 		" -test.run=" + pattern(t.Name())
 	args := []string{"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", fmt.Sprint(m.Memory), "-nodefaults", "-no-user-config",
 		"-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", disk, "-append", words}
+	args = append(args, m.Devices...)
 	cmd := exec.CommandContext(ctx, qemu, args...)
 	cmd.WaitDelay = time.Second
 	said, err := cmd.CombinedOutput()

@@ -109,6 +109,7 @@ var arrows = []struct{ room, may string }{
 var tests = []struct{ room, may string }{
 	{"hal/...", "hal/haltest hal/haltest/port hal/source/... hal/modelfile hal/vision hal/task hal/runner"},
 	{"agent/...", "agent/internal/... hal/... fleet/link/... fleet/blob/... fleet/release"},
+	{"firmware/...", "hal/haltest"},
 	{"fleet/...", "fleet fleet/internal/... fleet/link/... fleet/blob/... fleet/release hal/..."},
 }
 

@@ -248,5 +248,13 @@ func logger(out *os.File, level string) zerolog.Logger {
 	if err != nil {
 		l = zerolog.InfoLevel // the configuration knows only good ones
 	}
-	return zerolog.New(w).Level(l).With().Timestamp().Logger()
+	return zerolog.New(w).Level(l).Sample(&zerolog.LevelSampler{
+		InfoSampler: sparing(), WarnSampler: sparing(), ErrorSampler: sparing(),
+	}).With().Timestamp().Logger()
+}
+
+// sparing lets through so many lines of a level a minute, and then one of a hundred: a
+// fault that comes with every frame fills no disk and hides no other.
+func sparing() zerolog.Sampler {
+	return &zerolog.BurstSampler{Burst: 240, Period: time.Minute, NextSampler: &zerolog.BasicSampler{N: 100}}
 }
