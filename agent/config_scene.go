@@ -175,8 +175,9 @@ func (d *configDecoder) events(to *EventsFile) field {
 
 func (d *configDecoder) local(to **LocalFile) field {
 	return func(n *yaml.Node) {
-		l := &LocalFile{Listen: local.DefaultListen}
+		l, on := &LocalFile{Listen: local.DefaultListen}, true
 		d.object("local", fields{
+			"enabled":       d.boolean(&on),
 			"listen":        d.listen(&l.Listen),
 			"password_file": d.secret(&l.PasswordFile),
 			"token_file":    d.secret(&l.TokenFile),
@@ -185,7 +186,9 @@ func (d *configDecoder) local(to **LocalFile) field {
 		if host, _, err := net.SplitHostPort(l.Listen); err == nil && !loopback(host) && l.PasswordFile == "" && l.TokenFile == "" && !l.Ingress.IsValid() {
 			d.errorf(n, `whoever is in the house could look at the page: add "password_file: page.password", or listen on %s`, local.DefaultListen)
 		}
-		*to = l
+		if on {
+			*to = l
+		}
 	}
 }
 

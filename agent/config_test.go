@@ -76,7 +76,7 @@ home: {broker: "mqtts://[fe80::1]", user: covey, password_file: home.pass, ca: c
 privacy: thumbnails
 pictures: home
 blur: [face]
-local: {listen: ":8099", password_file: page.pass, token_file: page.token, ingress: 172.30.32.2}
+local: {enabled: true, listen: ":8099", password_file: page.pass, token_file: page.token, ingress: 172.30.32.2}
 pipelines:
   b:
     privacy: frames

@@ -18,6 +18,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
+	defer func() {
+		if v := recover(); v != nil {
+			s.cfg.Log.Error().Interface("panic", v).Str("method", r.Method).Str("path", r.URL.Path).Msg("request failed")
+			panic(http.ErrAbortHandler) // cuts the connection: who knows what was said already
+		}
+	}()
 	if err := s.admit(r); err != nil {
 		s.refuse(w, r, err)
 		return
@@ -34,7 +40,8 @@ func (s *Server) admit(r *http.Request) error {
 			fixed("open it by its address, or add the name to `hosts:` under `local:`")
 	}
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
-	if !reads && !sameOrigin(r.Header, r.Host, ingress) {
+	if site := r.Header.Get("Sec-Fetch-Site"); strings.HasPrefix(r.URL.Path, "/api/") && site != "" && site != "same-origin" && site != "none" ||
+		!reads && !sameOrigin(r.Header, r.Host, ingress) {
 		return problem(http.StatusForbidden, codeForbidden, "the request comes from another page than the board's")
 	}
 	switch path := r.URL.Path; {
@@ -117,9 +124,6 @@ func hostAllowed(host string, names map[string]bool) bool {
 // sameOrigin says whether a request that changes something comes from a page of this
 // board, or from no page. A browser says where from, always.
 func sameOrigin(h http.Header, host string, ingress bool) bool {
-	if site := h.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
-		return false
-	}
 	origins := h.Values("Origin")
 	if len(origins) == 0 {
 		return true

@@ -307,7 +307,10 @@ func TestOtherPagesAreRefused(t *testing.T) {
 	put(g.with("Origin", "http://localhost:1"), 403)
 	put(g.with("Origin", "null"), 403)
 	put(g.with("Sec-Fetch-Site", "cross-site"), 403)
-	put(g.with("Content-Type", "text/plain"), 415) // what a form of another page could send
+	put(g.with("Sec-Fetch-Site", "same-origin"), 200)
+	g.with("Sec-Fetch-Site", "cross-site").want(403, "GET", "/api/v1/pipelines/door/preview.mjpeg", "") // a picture in another's page
+	g.with("Sec-Fetch-Site", "cross-site").want(200, "GET", "/", "")                                    // a link that leads here
+	put(g.with("Content-Type", "text/plain"), 415)                                                      // what a form of another page could send
 	g.with("Origin", "http://evil.example").want(403, "POST", "/api/v1/session", `{"password":"x"}`)
 }
 

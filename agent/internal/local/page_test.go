@@ -2,6 +2,8 @@ package local
 
 import (
 	"math"
+	"os"
+	"strings"
 	"testing"
 )
 
@@ -16,7 +18,7 @@ func TestPage(t *testing.T) {
 	for _, way := range []struct {
 		name string
 		try  func(*testing.T, *program)
-	}{{"mouse", byMouse}, {"finger", byFinger}, {"keyboard", byKeyboard}, {"readable", readable}, {"background", inBackground}} {
+	}{{"mouse", byMouse}, {"finger", byFinger}, {"keyboard", byKeyboard}, {"readable", readable}, {"background", inBackground}, {"photographs", photographs}} {
 		t.Run(way.name, func(t *testing.T) { way.try(t, p) })
 	}
 }
@@ -37,7 +39,7 @@ func visit(t *testing.T, p *program, cfg Config, s screen) (*browser, *house) {
 	return b, h
 }
 
-func close2(a, b [2]float64) bool { return math.Hypot(a[0]-b[0], a[1]-b[1]) < 0.01 }
+func near(a, b [2]float64) bool { return math.Hypot(a[0]-b[0], a[1]-b[1]) < 0.01 }
 
 // wantZone fails where a shape is not what was drawn.
 func wantZone(t *testing.T, got []Zone, id string, points ...[2]float64) {
@@ -46,7 +48,7 @@ func wantZone(t *testing.T, got []Zone, id string, points ...[2]float64) {
 		t.Fatalf("got %+v, want %s with %v", got, id, points)
 	}
 	for i, p := range points {
-		if !close2(got[0].Points[i], p) {
+		if !near(got[0].Points[i], p) {
 			t.Errorf("point %d of %s is %v, want %v", i, id, got[0].Points[i], p)
 		}
 	}
@@ -90,11 +92,6 @@ func byMouse(t *testing.T, p *program) {
 	b.until(`document.querySelector("#checks li .bad").parentElement.textContent.includes("blue USB 3 socket")`)
 	b.until(`document.querySelector("#tried .use").textContent.includes("xnnpack") && document.querySelector("#tried").textContent.includes("no Coral is plugged in")`)
 	b.until(`document.querySelector("#events").textContent.includes('<b onclick="x">laptop</b>') && [...document.querySelectorAll("#events img")].every((i) => i.naturalWidth > 0)`)
-	b.eval(`scrollTo(0, 0)`, nil)
-	b.until(live)
-	b.photograph("page-desktop.png")
-	b.eval(`scrollTo(0, 9999)`, nil)
-	b.photograph("page-desktop-below.png")
 }
 
 func byFinger(t *testing.T, p *program) {
@@ -110,8 +107,6 @@ func byFinger(t *testing.T, p *program) {
 	b.finger(b.on(`[data-key="point/0/2"]`, .5, .5), b.on("#drawing", .55, .85), b.on("#drawing", .6, .8))
 	tap(`[data-key="half/0/3"]`, .5, .5) // a corner more, then one back
 	b.until(`document.querySelectorAll(".grip").length === 5`)
-	b.eval(`scrollTo(0, 0)`, nil)
-	b.photograph("page-phone.png")
 	tap("#undo", .5, .5)
 	tap("#save", .5, .5)
 	h.await(t, "the zone is saved", saved)
@@ -144,8 +139,7 @@ func byKeyboard(t *testing.T, p *program) {
 	}
 	b.keys("Enter")
 	b.until(`document.querySelector("#login-error").textContent.includes("This is not the password")`)
-	b.forgive() // the console counts a 401 among them
-	b.photograph("page-login.png")
+	b.forgive()                  // the console counts a 401 among them
 	for _, r := range password { // it is selected: typing replaces it
 		b.keys(string(r))
 	}
@@ -185,7 +179,6 @@ func byKeyboard(t *testing.T, p *program) {
 	b.tabTo("bedroom")
 	b.keys("Enter") // zones can be drawn without a picture
 	b.until(`document.querySelector("#privacy").textContent === "Pictures stay on this board: class numbers." && document.querySelector("#stage").classList.contains("blank") && document.querySelectorAll("#boxes g").length === 3 && !document.querySelector("#add-zone").disabled`)
-	b.photograph("page-no-pictures.png")
 
 	h.await(t, "one preview is open", func(h *house) bool { return h.watched == 1 })
 	b.eval(`document.querySelector("#leave").focus()`, nil)
@@ -250,4 +243,38 @@ func inBackground(t *testing.T, p *program) {
 	b.eval(`delete document.hidden; document.dispatchEvent(new Event("visibilitychange"))`, nil)
 	h.await(t, "somebody watches", func(h *house) bool { return h.watched == 1 })
 	b.until(live)
+}
+
+// photographs makes the pictures of the documents, in $COVEY_SCREENSHOTS:
+//
+//	COVEY_SCREENSHOTS=/tmp go test -run TestPage/photographs ./agent/internal/local
+//	pngquant --force --ext .png 64 /tmp/page-*.png && mv /tmp/page-*.png docs/images/
+func photographs(t *testing.T, p *program) {
+	if os.Getenv("COVEY_SCREENSHOTS") == "" {
+		t.Skip("$COVEY_SCREENSHOTS does not say where to")
+	}
+	for _, shot := range []struct {
+		name   string
+		screen screen
+	}{{"page-desktop.png", screen{width: 1280, height: 1180}}, {"page-phone.png", screen{width: 360, height: 1000, phone: true, dark: true}}} {
+		b, h := visit(t, p, Config{Password: password}, shot.screen)
+		h.regions["door"] = Regions{Origin: OriginHome,
+			Zones: []Zone{{"desk", [][2]float64{{0.02, 0.86}, {0.42, 0.74}, {0.7, 0.78}, {0.83, 0.34}, {0.98, 0.4}, {0.98, 0.98}, {0.02, 0.98}}}},
+			Masks: []Zone{{"lamp", [][2]float64{{0.72, 0.02}, {0.98, 0.02}, {0.98, 0.12}, {0.78, 0.09}}}}}
+		h.events[2].Label = "laptop"
+		b.until(`document.activeElement.id === "password"`)
+		b.eval(`(() => { document.querySelector("#password").value = "`+password+`"; document.querySelector("#login").requestSubmit(); })()`, nil)
+		b.until(live)
+		b.click(b.on("#drawing", .9, .6))
+		b.until(`document.querySelectorAll(".grip").length === 7`)
+		b.until(`document.querySelectorAll("#events img").length === 2 && [...document.querySelectorAll("#events img")].every((i) => i.naturalWidth > 0)`)
+		b.eval(`(document.activeElement.blur(), scrollTo(0, 0))`, nil)
+		b.photograph(shot.name)
+		if shot.screen.phone {
+			b.eval(`scrollTo(0, 1000)`, nil)
+		} else {
+			b.eval(`scrollTo(0, 9999)`, nil)
+		}
+		b.photograph(strings.Replace(shot.name, ".png", "-below.png", 1))
+	}
 }

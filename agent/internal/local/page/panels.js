@@ -35,7 +35,7 @@ export function numbers(p) {
   const big = (value, unit) => el("div", null, el("b", null, value), el("span", null, unit));
   swap($("numbers"),
     p.text || p.state !== "runs" ? el("p", { class: "notice " + (p.state === "failed" ? "bad" : "warn") }, `${p.name} ${states[p.state]}. ${p.text ?? ""} ${p.code ? `(${p.code})` : ""}`) : null,
-    el("div", { class: "big" }, big(number(p.fps, 1), "results per s"), big(number(p.p50_ms, 1), "ms, typical"), big(number(p.p99_ms, 1), "ms, worst 1 %")),
+    el("div", { class: "big" }, big(number(p.fps, 1), "results per s"), big(number(p.p50_ms, 1), "ms, typical"), big(number(p.p99_ms, 1), "ms, worst 1\u00a0%")),
     el("p", { class: "muted" }, `${number(p.captured)} frames = ${number(p.published)} results + ${number(sum)} dropped`,
       dropped.length ? ": " + dropped.map(([r, n]) => `${number(n)} ${reasons[r] ?? r}`).join(", ") : ""),
     pairs([["Model", [p.model.name, p.model.version].filter(Boolean).join(" ") || "none yet"], ["Runs on", p.accelerator], ["Memory", p.memory && bytes(p.memory)], ["Source", p.source]]));
