@@ -23,13 +23,14 @@ type system struct {
 	broker string // host:port of the house's broker, which need not be there
 }
 
-// newSystem makes one with the groups that Debian has.
+// newSystem makes one with the groups that the service wants to be in. Where they are
+// missing they are made, and stay: others may have devices in them by then.
 func newSystem(t *testing.T) *system {
 	s := &system{t, t.TempDir(), port.Free(t)}
 	for path, text := range map[string]string{
 		"var/lib/dpkg/status": "", "var/lib/dpkg/updates/.keep": "", "var/lib/dpkg/info/.keep": "", "var/lib/dpkg/triggers/.keep": "",
 		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\n", "etc/shadow": "root:*:1::::::\n", "etc/gshadow": "root:*::\n",
-		"etc/group":                          "root:x:0:\ntty:x:5:\ndialout:x:20:\naudio:x:29:\nvideo:x:44:\nplugdev:x:46:\nrender:x:104:\n",
+		"etc/group":                          "root:x:0:\ntty:x:5:\ndialout:x:20:\naudio:x:29:\nvideo:x:44:\nplugdev:x:46:\nrender:x:104:\napex:x:996:\ngpio:x:997:\niio:x:998:\n",
 		"etc/systemd/system.control/.keep":   "",
 		"etc/systemd/system/other.service":   "somebody's\n",
 		"etc/credstore.encrypted/other.cred": "somebody's\n",

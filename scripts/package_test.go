@@ -46,8 +46,9 @@ func TestPackagesAreReproducible(t *testing.T) {
 		}
 	}
 	args := append([]string{"--only", "covey-agent"}, arches...)
-	one := makePackages(t, copyTree(t, "one"), "1.2.3", nil, args...)
-	two := makePackages(t, copyTree(t, "another/folder/far-below"), "1.2.3", nil, args...)
+	first, second := copyTree(t, "one"), copyTree(t, "another/folder/far-below") // before it takes time: somebody may be at work
+	one := makePackages(t, first, "1.2.3", nil, args...)
+	two := makePackages(t, second, "1.2.3", nil, args...)
 	files := listing(t, one)
 	if want := 2*len(arches) + 1; len(files) != want {
 		t.Errorf("%d files, want %d: %v", len(files), want, files)

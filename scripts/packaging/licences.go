@@ -142,6 +142,15 @@ func licences(out io.Writer, files []string) error {
 	if err != nil {
 		return err
 	}
+	for _, f := range files {
+		if strings.HasSuffix(f, ".so") { // scripts/setup has put its licences beside it
+			text, err := os.ReadFile(f + ".licences")
+			if err != nil {
+				return err
+			}
+			list = append(list, module{path: filepath.Base(f), texts: []string{string(text)}})
+		}
+	}
 	users := map[string][]string{}
 	var texts []string
 	for _, m := range list {
@@ -152,7 +161,7 @@ func licences(out io.Writer, files []string) error {
 			if users[text] == nil {
 				texts = append(texts, text)
 			}
-			users[text] = append(users[text], m.path+" "+m.version)
+			users[text] = append(users[text], strings.TrimSpace(m.path+" "+m.version))
 		}
 	}
 	for _, text := range texts {
