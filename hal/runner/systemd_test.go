@@ -232,7 +232,7 @@ func TestUnitGroup(t *testing.T) {
 	if m := s.Info().Memory; m < 1<<20 || m > 256<<20 {
 		t.Errorf("it takes %d bytes", m)
 	}
-	full, err := bad(t, "shared-memory-run").Open(t.Context(), someModel(t), hal.Options{MemoryLimit: 64 << 20})
+	full, err := bad(t, "shared-memory-run").Open(t.Context(), someModel(t), hal.Options{MemoryLimit: 64 << 20, Deadline: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
