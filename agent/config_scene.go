@@ -40,6 +40,7 @@ type LocalFile struct {
 	Listen       string // host:port
 	PasswordFile string
 	TokenFile    string     // of programs; "": the password is taken
+	Hosts        []string   // names that the board is opened by, besides its own
 	Ingress      netip.Addr // from where Home Assistant brings people in; invalid: there is none
 }
 
@@ -181,6 +182,7 @@ func (d *configDecoder) local(to **LocalFile) field {
 			"listen":        d.listen(&l.Listen),
 			"password_file": d.secret(&l.PasswordFile),
 			"token_file":    d.secret(&l.TokenFile),
+			"hosts":         d.names(&l.Hosts, "hosts"),
 			"ingress":       d.ip(&l.Ingress),
 		})(n)
 		if host, _, err := net.SplitHostPort(l.Listen); err == nil && !loopback(host) && l.PasswordFile == "" && l.TokenFile == "" && !l.Ingress.IsValid() {

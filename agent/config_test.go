@@ -76,7 +76,7 @@ home: {broker: "mqtts://[fe80::1]", user: covey, password_file: home.pass, ca: c
 privacy: thumbnails
 pictures: home
 blur: [face]
-local: {enabled: true, listen: ":8099", password_file: page.pass, token_file: page.token, ingress: 172.30.32.2}
+local: {enabled: true, listen: ":8099", password_file: page.pass, token_file: page.token, hosts: [porch.example], ingress: 172.30.32.2}
 pipelines:
   b:
     privacy: frames
@@ -110,7 +110,7 @@ pipelines:
 		f.Fleet != (FleetFile{URL: "mqtts://fleet.example:8883"}) ||
 		*f.Home != (HomeFile{Broker: "mqtts://[fe80::1]:8883", User: "covey", PasswordFile: "/etc/covey/home.pass", CA: "/etc/covey/ca.pem", Discovery: "ha"}) ||
 		!reflect.DeepEqual(f.Privacy, PrivacyFile{Class: "thumbnails", Pictures: "home", Blur: []string{"face"}}) ||
-		*f.Local != (LocalFile{Listen: ":8099", PasswordFile: "/etc/covey/page.pass", TokenFile: "/etc/covey/page.token", Ingress: netip.MustParseAddr("172.30.32.2")}) {
+		!reflect.DeepEqual(*f.Local, LocalFile{Listen: ":8099", PasswordFile: "/etc/covey/page.pass", TokenFile: "/etc/covey/page.token", Hosts: []string{"porch.example"}, Ingress: netip.MustParseAddr("172.30.32.2")}) {
 		t.Errorf("got %+v home %+v", f, f.Home)
 	}
 	want := PipelineFile{Name: "b", Source: SourceFile{Type: "synthetic", FPS: 12.5, Count: 10, Width: 320, Height: 240, Live: true},

@@ -37,7 +37,7 @@ func (a *agent) openPage() *local.Server {
 	var s *local.Server
 	if err == nil {
 		s, err = local.New(local.Config{Board: page{a}, Listen: f.Listen, Password: password, Token: token,
-			Hosts: []string{string(a.Device), a.hostName()}, Ingress: f.Ingress, Log: a.Log})
+			Hosts: append([]string{string(a.Device), a.hostName()}, f.Hosts...), Ingress: f.Ingress, Log: a.Log})
 	}
 	if err != nil {
 		a.Log.Error().Err(err).Msg("there is no page")

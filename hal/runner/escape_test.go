@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/rs/zerolog"
@@ -329,7 +330,7 @@ func cgroups(t *testing.T) {
 	}
 
 	// What counts is not only what the runner allocates: pages that it shares do.
-	s, err = bad(t, "shared-memory-run").Open(t.Context(), someModel(t), hal.Options{MemoryLimit: 64 << 20})
+	s, err = bad(t, "shared-memory-run").Open(t.Context(), someModel(t), hal.Options{MemoryLimit: 64 << 20, Deadline: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

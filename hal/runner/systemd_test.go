@@ -154,6 +154,18 @@ func agentStopped(t *testing.T, self, programs string) {
 	}
 }
 
+// alone looks whether a runner has a network and users of its own.
+func alone(t *testing.T, pid int) {
+	t.Helper()
+	for _, kind := range []string{"net", "user", "mnt", "ipc"} {
+		ours, err := os.Readlink("/proc/self/ns/" + kind)
+		theirs, err2 := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/" + kind)
+		if err != nil || err2 != nil || ours == theirs {
+			t.Errorf("%s: the runner has %s, the machine %s (%v, %v)", kind, theirs, ours, err, err2)
+		}
+	}
+}
+
 // runnerIn watches the process whose number an agent wrote, once a word follows.
 func runnerIn(t *testing.T, file, word string) (pidfd int) {
 	t.Helper()
@@ -173,6 +185,7 @@ func runnerIn(t *testing.T, file, word string) (pidfd int) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { unix.Close(pidfd) })
+			alone(t, pid)
 			return pidfd
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -219,7 +232,7 @@ func TestUnitGroup(t *testing.T) {
 	if m := s.Info().Memory; m < 1<<20 || m > 256<<20 {
 		t.Errorf("it takes %d bytes", m)
 	}
-	full, err := bad(t, "shared-memory-run").Open(t.Context(), someModel(t), hal.Options{MemoryLimit: 64 << 20})
+	full, err := bad(t, "shared-memory-run").Open(t.Context(), someModel(t), hal.Options{MemoryLimit: 64 << 20, Deadline: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,6 +124,7 @@ func TestUnknownEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Units.Close()
+	c.Units.telling = 100 * time.Millisecond
 	session, err := New(c).Open(t.Context(), someModel(t), hal.Options{})
 	if err != nil {
 		t.Fatal(err)
