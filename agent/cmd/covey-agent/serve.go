@@ -55,7 +55,7 @@ func serve(ctx context.Context, config string) error {
 	}
 	file, err := agent.ReadFile(config)
 	log := logger(os.Stderr, levelOf(file))
-	board := &pulse.Board{Promise: health.PromiseFor(watchdog), OnBeat: stall}
+	board := &pulse.Board{Promise: health.PromiseFor(watchdog), OnBeat: stall()}
 	s := &server{config: config, again: again, loop: board.Loop("main"),
 		service: &health.Service{Send: manager.Send, Watchdog: watchdog, Loops: board, Log: log}}
 	s.service.Start()
