@@ -357,7 +357,7 @@ func (a *agent) reportHealth(ctx context.Context) {
 		},
 		Loop: a.Pulse.Loop("health"),
 	}
-	defer r.Loop.End()
+	defer r.Loop.Leave(ctx)
 	r.Run(ctx) // its only end is ctx's
 }
 

@@ -217,7 +217,10 @@ func (p *Pipeline) loop(name string) *pulse.Loop { return p.cfg.Pulse.Loop(p.cfg
 
 // Busy says for the source how long it may be at what it begins, 0 for ever: see
 // pulse.Loop.Rest. To be called within Next.
-func (p *Pipeline) Busy(d time.Duration) { p.capturing.Rest(d) }
+func (p *Pipeline) Busy(d time.Duration) {
+	p.capturing.Beat()
+	p.capturing.Rest(d)
+}
 
 // dropRest counts the frames that were under way when ctx ended.
 func (p *Pipeline) dropRest() {
