@@ -66,7 +66,8 @@ func TestInstallFromHome(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	last := sub.Messages("/error")[answers-1]
+	var last wire.Message
+	sub.Until("the last answer", func() bool { last = sub.Messages("/error")[answers-1]; return true })
 	if got := string(last.Payload); got != "E_CONSENT: what waits is 1.1" || last.Retain {
 		t.Errorf("answered %q, retain %t", got, last.Retain)
 	}
