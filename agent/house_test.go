@@ -183,7 +183,7 @@ func TestHouse(t *testing.T) {
 		d.say(wire.SettingEnabled, "OFF")
 		runs := d.runs()
 		pass(time.Minute)
-		if d.runs() != runs || d.retained(d.topics.Setting("cam", wire.SettingEnabled)) != "OFF" {
+		if d.runs() != runs || d.retained(d.topics.Setting("cam", wire.SettingEnabled)) != "OFF" || d.retained(d.topics.PipelineAvailable("cam")) != "offline" {
 			t.Errorf("%d runs while it is off", d.runs()-runs)
 		}
 		stop()
@@ -194,7 +194,7 @@ func TestHouse(t *testing.T) {
 		}
 		d.say(wire.SettingEnabled, "ON")
 		pass(3 * time.Second)
-		if d.runs() == 0 || d.retained(d.topics.Setting("cam", wire.SettingThreshold)) != "0.9" {
+		if d.runs() == 0 || d.retained(d.topics.PipelineAvailable("cam")) != "online" || d.retained(d.topics.Setting("cam", wire.SettingThreshold)) != "0.9" {
 			t.Errorf("switched on: %d runs, threshold %q", d.runs(), d.retained(d.topics.Setting("cam", wire.SettingThreshold)))
 		}
 		opened := len(d.engine.Sessions())

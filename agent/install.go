@@ -73,7 +73,7 @@ func (s *station) works() bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	st := s.pipe.Stats()
-	return s.now != nil && s.fault() == nil && st.Degraded == ""
+	return s.now != nil && s.fault() == nil && st.Degraded == "" && !s.home().Off
 }
 
 // fault is why no results can be expected; nil while they can.

@@ -1,6 +1,8 @@
 package scripts
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +21,8 @@ type block struct {
 }
 
 // TestDocs holds the documents against the programs: links lead somewhere, every
-// command and flag that is shown exists, "sh run" blocks run, "yaml agent" blocks are
+// command and flag that is shown exists, "sh run" blocks run, "sh home" blocks run beside a
+// broker with a board at it, "json" blocks are JSON, "yaml agent" blocks are
 // configurations that the agent takes, "yaml policy" and "yaml apply" blocks files that
 // covey takes, and "yaml controller" blocks configurations that covey-fleet takes.
 func TestDocs(t *testing.T) {
@@ -39,6 +42,10 @@ func TestDocs(t *testing.T) {
 	}
 	for _, b := range blocks {
 		switch {
+		case b.info == "json":
+			if !json.Valid([]byte(b.text)) {
+				t.Errorf("%s:%d: not JSON", b.file, b.line)
+			}
 		case b.info == "sh" || b.info == "sh run":
 			for _, words := range commands(b.text) {
 				checkCommand(t, b, bin, words)
@@ -51,6 +58,9 @@ func TestDocs(t *testing.T) {
 			checkFile(t, b, "not logged in", bin+"/covey", "apply", "--dry-run", "-f")
 		case b.info == "yaml controller":
 			checkFile(t, b, "/dev/null", bin+"/covey-fleet", "serve", "--data", "/dev/null", "--config")
+		}
+		if b.info == "sh home" {
+			t.Run(fmt.Sprintf("%s:%d", filepath.Base(b.file), b.line), func(t *testing.T) { runAtHome(t, b) })
 		}
 		if b.info == "sh run" {
 			t.Run(filepath.Base(b.file), func(t *testing.T) { runBlock(t, b) })

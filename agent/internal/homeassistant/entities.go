@@ -33,24 +33,36 @@ func (m *maker) dev() map[string]any {
 	return d
 }
 
-// entities are all there could be, the more important first: the board and its
+// entities yields all there could be, the more important first: the board and its
 // pipelines, then label by label through all of them.
-func (m *maker) entities() []entity {
-	list := m.board()
+func (m *maker) entities(yield func(entity) bool) {
+	all := func(list []entity) bool {
+		for _, e := range list {
+			if !yield(e) {
+				return false
+			}
+		}
+		return true
+	}
+	if !all(m.board()) {
+		return
+	}
 	longest := 0
 	for i := range m.device.Pipelines {
 		p := &m.device.Pipelines[i]
-		list = append(list, m.pipeline(p)...)
 		longest = max(longest, len(p.Labels))
+		if !all(m.pipeline(p)) {
+			return
+		}
 	}
 	for n := range min(longest, wire.MaxHomeLabels) {
 		for i := range m.device.Pipelines {
-			if p := &m.device.Pipelines[i]; n < len(p.Labels) {
-				list = append(list, m.label(p, p.Labels[n].Label)...)
+			p := &m.device.Pipelines[i]
+			if n < len(p.Labels) && !all(m.label(p, p.Labels[n].Label)) {
+				return
 			}
 		}
 	}
-	return list
 }
 
 // entity completes a component. Without pipe it is of the board.

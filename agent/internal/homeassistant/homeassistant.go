@@ -26,8 +26,8 @@ type Announcement struct {
 	// Parts are the components and their platforms. A component is what it is called
 	// for ever, whatever a device or a pipeline is called for people.
 	Parts map[string]string
-	// Left is how many components there was no room for.
-	Left int
+	// Full says that there was no room for all.
+	Full bool
 
 	frame map[string]any
 	texts map[string]json.RawMessage // of Parts
@@ -48,15 +48,15 @@ func Announce(d Device) *Announcement {
 		"o":   map[string]string{"name": "covey", "sw": text(d.Agent)},
 	}}
 	size := len(encode(a.frame)) + len(`,"cmps":{}`)
-	for _, e := range m.entities() {
+	for e := range m.entities {
 		if a.Parts[e.key] != "" {
 			continue // two labels that are one at home
 		}
 		b := encode(e.component)
 		need := len(encode(e.key)) + len(b) + len(":,")
 		if size+need > MaxDocument {
-			a.Left++
-			continue
+			a.Full = true
+			break // what is behind it is less important
 		}
 		size += need
 		a.Parts[e.key], a.texts[e.key] = e.component["p"].(string), b

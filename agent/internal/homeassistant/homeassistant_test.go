@@ -154,8 +154,8 @@ func TestDocumentsAreWhatHomeAssistantReads(t *testing.T) {
 			for key, c := range check(t, d, a.Document(nil)) {
 				parts[key] = c["p"].(string)
 			}
-			if !maps.Equal(parts, a.Parts) || a.Left > 0 {
-				t.Errorf("got %v, want %v, %d left", parts, a.Parts, a.Left)
+			if !maps.Equal(parts, a.Parts) || a.Full {
+				t.Errorf("got %v, want %v, full: %t", parts, a.Parts, a.Full)
 			}
 		})
 	}
@@ -212,8 +212,8 @@ func TestBounded(t *testing.T) {
 		d.Pipelines = append(d.Pipelines, p)
 	}
 	a := Announce(d)
-	if got := len(check(t, d, a.Document(nil))); got != len(a.Parts) || a.Left == 0 || a.Parts["temperature"] == "" || a.Parts[d.Pipelines[0].Name+"_enabled"] == "" {
-		t.Errorf("%d components, %d parts, %d left", got, len(a.Parts), a.Left)
+	if got := len(check(t, d, a.Document(nil))); got != len(a.Parts) || !a.Full || a.Parts["temperature"] == "" || a.Parts[d.Pipelines[0].Name+"_enabled"] == "" {
+		t.Errorf("%d components, %d parts, full: %t", got, len(a.Parts), a.Full)
 	}
 	check(t, d, a.Document(gone))
 	d.Pipelines = d.Pipelines[:1]
@@ -260,7 +260,7 @@ func FuzzDocument(f *testing.F) {
 			Settings: settings(wire.SettingEnabled, label)}}
 		a := Announce(d)
 		cmps := check(t, d, a.Document(nil))
-		if len(cmps) != len(a.Parts) || a.Left > 0 {
+		if len(cmps) != len(a.Parts) || a.Full {
 			t.Fatalf("%d components, %d parts", len(cmps), len(a.Parts))
 		}
 	})

@@ -104,6 +104,9 @@ func TestRealHomeAssistant(t *testing.T) {
 		ha.until(t, "a start", func(s states) string {
 			return different("type", s["event.kitchen_porch_event"].Attributes["event_type"], "start", s["event.kitchen_porch_event"].Attributes["label"] == "person")
 		})
+		ha.until(t, "an automation", func(s states) string { // that of docs/integrator.md
+			return different("never triggered", s[automationID].Attributes["last_triggered"] == nil, false)
+		})
 		say(`{"v":1,"id":"e1","type":"update","label":"person","seq":2}`)
 		say(`{"seq":3,"v":1,"id":"l","lost":{"class":"event","from":1,"to":3,"reason":"age"}}`)
 		say(`{"v":1,"id":"e1","type":"end","label":"person","score":0.8,"seq":4}`)
@@ -113,6 +116,10 @@ func TestRealHomeAssistant(t *testing.T) {
 		if a := ha.states()["event.kitchen_porch_event"].Attributes; a["event_type"] != "end" || a["label"] != "person" || a["id"] != "e1" {
 			t.Errorf("after all the event is %v", a)
 		}
+		say(`{"v":1,"id":"e2","type":"start","label":"person","zone":"door","score":0.8,"seq":6}`)
+		ha.until(t, "a start", func(s states) string {
+			return different("id", s["event.kitchen_porch_event"].Attributes["id"], "e2")
+		})
 	})
 	t.Run("what is pressed arrives", func(t *testing.T) {
 		for _, c := range []struct{ service, entity, more, want string }{
@@ -140,11 +147,15 @@ func TestRealHomeAssistant(t *testing.T) {
 		ha.want(t, map[string]string{"number.kitchen_porch_threshold": "0.25"})
 	})
 	t.Run("a pipeline that is off can be switched on", func(t *testing.T) {
+		before := ha.states()[automationID].Attributes["last_triggered"]
 		u.SetAvailable("porch", false)
-		ha.want(t, map[string]string{"sensor.kitchen_porch_person_count": "unavailable", "binary_sensor.kitchen_porch_door_person": "unavailable",
+		ha.want(t, map[string]string{"event.kitchen_porch_event": "unavailable", "sensor.kitchen_porch_person_count": "unavailable", "binary_sensor.kitchen_porch_door_person": "unavailable",
 			"sensor.kitchen_porch_last": "unavailable", "switch.kitchen_porch_enabled": "on", "binary_sensor.kitchen_sounds_dog_bark": "on"})
 		u.SetAvailable("porch", true)
 		ha.want(t, map[string]string{"sensor.kitchen_porch_person_count": "3"})
+		if now := ha.states()[automationID].Attributes["last_triggered"]; now != before {
+			t.Errorf("an old event is taken for new: triggered at %v and again at %v", before, now)
+		}
 	})
 	t.Run("labels and pipelines go", func(t *testing.T) {
 		d := devices()["kitchen"]
@@ -311,12 +322,29 @@ func newHA(t *testing.T, root string) *ha {
 	h := &ha{t: t, root: root, config: config, addr: l.Addr().String(), client: http.Client{Timeout: time.Minute}}
 	l.Close()
 	_, port, _ := net.SplitHostPort(h.addr)
-	text := "http:\n  server_host: 127.0.0.1\n  server_port: " + port + "\napi:\nconfig:\nonboarding:\nmqtt:\nlogger:\n  default: warning\n"
+	text := "http:\n  server_host: 127.0.0.1\n  server_port: " + port + "\napi:\nconfig:\nonboarding:\nmqtt:\nlogger:\n  default: warning\n" + automation(t)
 	if err := os.WriteFile(filepath.Join(config, "configuration.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(h.stop)
 	return h
+}
+
+const automationID = "automation.somebody_is_at_the_door"
+
+// automation is the one that the page for integrators shows.
+func automation(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile("../../../docs/integrator.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), "```yaml\nautomation:\n")
+	block, _, ok := strings.Cut(block, "```")
+	if !ok {
+		t.Fatal("docs/integrator.md has no automation")
+	}
+	return "automation:\n" + block
 }
 
 // start begins a life and waits until it answers. It has namespaces of its own, which

@@ -3,14 +3,19 @@ package uplink
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/covey-edge/covey/fleet/link/linktest"
 	"github.com/covey-edge/covey/fleet/link/mem"
+	"github.com/covey-edge/covey/fleet/link/mqtt"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
+	"github.com/rs/zerolog"
 )
 
 // The house says install on its topic, is answered on another where that is wrong, and
@@ -156,4 +161,64 @@ func TestInstallIsNotKept(t *testing.T) {
 	if got := <-words; got != "4" {
 		t.Errorf("got %q, which was said while the board was away", got)
 	}
+}
+
+// The rights that the page for integrators gives a board are all that it needs; and with
+// those of before, when install was the only setting, it still comes up.
+func TestRightsAtHome(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/integrator.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(page), "`acl_file`")
+	_, after, _ = strings.Cut(after, "```\n")
+	rights, _, ok := strings.Cut(after, "```")
+	if !ok || !strings.Contains(rights, "pattern") {
+		t.Fatal("docs/integrator.md has no rights")
+	}
+	for name, acl := range map[string]string{
+		"now":    rights,
+		"before": "pattern write covey/home/%u/#\npattern read covey/home/%u/+/install/set\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "acl")
+			if err := os.WriteFile(path, []byte("user person\ntopic readwrite #\n"+acl), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			broker := linktest.Mosquitto(t, "acl_file "+path)
+			sub := linktest.Start(t, named(t, broker, "person"), wire.Spec{Subscribe: []wire.Subscription{{Filter: "#", QoS: 1}}})
+			sub.UntilUp(1)
+			words := make(chan string, 10)
+			u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: named(t, broker, string(device)), OnSet: func(_, setting, value string) error {
+				words <- setting + " " + value
+				return nil
+			}}})
+			running(t, u)
+			tell(u, "document")
+			u.SetCounts("porch", nil, []string{"person"})
+			sub.Until("the board", func() bool {
+				return len(sub.Messages("pi-1/available")) > 0 && len(sub.Messages("/all/person")) > 0 && (name == "before" || len(sub.Messages("/config")) > 0)
+			})
+			if name == "now" {
+				sub.Send(wire.Message{Topic: "covey/home/pi-1/porch/enabled/set", Payload: []byte("OFF"), QoS: 1})
+				if got := <-words; got != "enabled OFF" {
+					t.Errorf("got %q", got)
+				}
+			}
+			sub.Send(wire.Message{Topic: "covey/home/pi-1/porch/install/set", Payload: []byte("install"), QoS: 1})
+			if got := <-words; got != "install " {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
+// named is a link whose user is called as its client.
+func named(t *testing.T, addr, id string) *mqtt.Link {
+	t.Helper()
+	l, err := mqtt.New(mqtt.Config{URL: "mqtt://" + addr, ClientID: id, Username: id, KeepAlive: time.Second, Logger: zerolog.Nop(), Spread: 10 * time.Millisecond, MaxDelay: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
