@@ -114,6 +114,16 @@ func TestUnitCuresInTime(t *testing.T) {
 	}
 }
 
+// A runner does not outlive its agent, and is not stopped before it: units are stopped
+// in the reverse of their order. (TestUnderSystemd of hal/runner tries it.)
+func TestRunnersGoLast(t *testing.T) {
+	for _, line := range []string{"BindsTo=covey-agent.service", "Before=covey-agent.service", "KillSignal=SIGKILL"} {
+		if !strings.Contains(RunnerUnit, "\n"+line+"\n") {
+			t.Errorf("no %s", line)
+		}
+	}
+}
+
 // A runner that the stop of the service kills looks like a model that crashes,
 // and one on probation would be taken back for it.
 func TestUnitStopsTheAgentAlone(t *testing.T) {

@@ -86,18 +86,18 @@ func startProcess(ctx context.Context, c Config, groups *sandbox.Groups, a hal.A
 // begin starts the process of a runner. Where systemd would start it and does not,
 // the agent does.
 func (c Config) begin(ctx context.Context, spec sandbox.Spec, theirs *os.File, said *stderr, groups *sandbox.Groups) (child, error) {
+	if c.Units != nil && len(c.Stage) > 0 {
+		i, err := c.Units.start(ctx, order{Engine: c.Name, Spec: spec, Env: c.Env}, theirs, said)
+		switch {
+		case err == nil:
+			return i, nil
+		case !errors.Is(err, errNoUnit):
+			return nil, err
+		}
+		c.Units.complain(err)
+	}
 	argv := []string{c.Program}
 	if len(c.Stage) > 0 {
-		if c.Units != nil {
-			i, err := c.Units.start(ctx, order{Engine: c.Name, Spec: spec, Env: c.Env}, theirs, said)
-			if err == nil {
-				return i, nil
-			}
-			if !errors.Is(err, errNoUnit) {
-				return nil, err
-			}
-			c.Units.complain(err)
-		}
 		var err error
 		if argv, err = c.stageArgs(spec); err != nil {
 			return nil, err

@@ -88,9 +88,14 @@ func (u *Units) start(ctx context.Context, o order, theirs *os.File, said *stder
 	if err != nil {
 		return nil, fmt.Errorf("%w: connect to %s: %v", errNoUnit, u.socket, err)
 	}
-	defer unix.Close(line)
-	stop := context.AfterFunc(ctx, func() { _ = unix.Shutdown(line, unix.SHUT_RDWR) })
-	defer stop()
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(cut); _ = unix.Shutdown(line, unix.SHUT_RDWR) })
+	defer func() {
+		if !stop() {
+			<-cut // its number may be another socket's once it is closed
+		}
+		_ = unix.Close(line)
+	}()
 	i := &instance{units: u, pidfd: -1, copied: make(chan struct{})}
 	journal, err := i.meet(line)
 	if err == nil {
@@ -123,7 +128,11 @@ func dial(socket string) (int, error) {
 		func() error { return unix.SetsockoptTimeval(line, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience) },
 		func() error { return unix.Connect(line, &unix.SockaddrUnix{Name: socket}) },
 	} {
-		if err := step(); err != nil {
+		err := step()
+		for err == unix.EINTR {
+			err = step()
+		}
+		if err != nil {
 			unix.Close(line)
 			return -1, err
 		}

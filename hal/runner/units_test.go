@@ -84,6 +84,21 @@ func TestWithoutUnit(t *testing.T) {
 	}
 }
 
+// TestUnitHeedsItsContext: whoever waits for systemd does so no longer than asked.
+func TestUnitHeedsItsContext(t *testing.T) {
+	dir := t.TempDir()
+	listenAt(t, dir+"/socket") // and nobody accepts
+	c := badConfig("good", zerolog.Nop())
+	var err error
+	if c.Units, err = NewUnits(dir+"/socket", dir+"/ended", zerolog.Nop()); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Units.Close()
+	if _, err := New(c).Open(t.Context(), someModel(t), hal.Options{OpenTimeout: 50 * time.Millisecond}); hal.CodeOf(err) != hal.CodeTimeout || !strings.Contains(err.Error(), "start took too long") {
+		t.Error(err)
+	}
+}
+
 func listenAt(t *testing.T, socket string) *net.UnixListener {
 	t.Helper()
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Net: "unixpacket", Name: socket})
