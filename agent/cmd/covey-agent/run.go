@@ -17,12 +17,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/covey-edge/covey/agent"
+	"github.com/covey-edge/covey/agent/internal/doctor"
 	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/link/mqtt"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/runner"
+	"github.com/covey-edge/covey/hal/runner/sandbox"
 )
 
 const runExample = `  # as the service does
@@ -62,6 +65,14 @@ func assemble(file *agent.File, units *runner.Units, log zerolog.Logger) (agent.
 	}
 	if c.Engines, err = engines(file, units, log); err != nil {
 		return c, nil, err
+	}
+	c.Doctor = func(ctx context.Context) ([]hal.Diagnosis, error) {
+		list := append(doctor.Examine(here(file.Data)), sandbox.Examine(os.DirFS("/"))...)
+		for _, e := range c.Engines {
+			_, diagnoses := e.Probe(ctx)
+			list = append(list, diagnoses...)
+		}
+		return list, nil
 	}
 	id, err := agent.LoadIdentity(file.Data)
 	if err != nil {
