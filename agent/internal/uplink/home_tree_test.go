@@ -512,7 +512,10 @@ func TestHomeSurvivesCuts(t *testing.T) {
 		if u.SetImage("porch", []byte{byte(round)}); round%3 == 2 {
 			u.SetImage("porch", nil)
 		}
-		sub.Until("something of this round", func() bool { n, _ := last("all/d"); return len(n) > 3 && n[:len(n)-3] == fmt.Sprint(round) || round == 0 && n == "199" })
+		sub.Until("something of this round", func() bool {
+			n, _ := last("all/d")
+			return len(n) > 3 && n[:len(n)-3] == fmt.Sprint(round) || round == 0 && n == "199"
+		})
 		proxy.Reset()
 	}
 	for i, label := range labels {
