@@ -488,3 +488,47 @@ func TestCountsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// With a real broker and a network that cuts: in the end the broker has the last number
+// of each count, and nothing where something was taken back.
+func TestHomeSurvivesCuts(t *testing.T) {
+	broker := linktest.Mosquitto(t)
+	proxy := linktest.NewProxy(t, broker)
+	sub := person(t, broker, "covey/home/#")
+	u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: mqttLink(t, proxy.Addr(), "covey-pi-1")}})
+	running(t, u)
+	labels := []string{"a", "b", "c", "d"}
+	u.SetCounts("porch", nil, labels)
+	last := func(topic string) (payload string, heard bool) {
+		for _, m := range sub.Messages(topic) {
+			payload, heard = string(m.Payload), true
+		}
+		return payload, heard
+	}
+	for round := range 12 {
+		for i := range 200 {
+			u.SetCount("porch", "all", labels[i%4], 1000*round+i)
+		}
+		if u.SetImage("porch", []byte{byte(round)}); round%3 == 2 {
+			u.SetImage("porch", nil)
+		}
+		sub.Until("something of this round", func() bool {
+			n, _ := last("all/d")
+			return len(n) > 3 && n[:len(n)-3] == fmt.Sprint(round) || round == 0 && n == "199"
+		})
+		proxy.Reset()
+	}
+	for i, label := range labels {
+		u.SetCount("porch", "all", label, i)
+	}
+	u.SetImage("porch", nil)
+	sub.Until("the last numbers", func() bool {
+		for i, label := range labels {
+			if n, _ := last("all/" + label); n != fmt.Sprint(i) {
+				return false
+			}
+		}
+		image, heard := last("/image")
+		return heard && image == ""
+	})
+}
