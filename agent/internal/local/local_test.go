@@ -28,8 +28,16 @@ import (
 
 const password = "correct horse"
 
-// serve runs a Server on a free port of this machine until the test ends.
+// serve runs a Server until the test ends.
 func serve(t *testing.T, cfg Config) *Server {
+	t.Helper()
+	s, stop := start(t, cfg)
+	t.Cleanup(stop)
+	return s
+}
+
+// start runs a Server on a free port of this machine until stop has ended it.
+func start(t *testing.T, cfg Config) (s *Server, stop func()) {
 	t.Helper()
 	if cfg.Listen == "" {
 		cfg.Listen = "127.0.0.1:0"
@@ -42,13 +50,12 @@ func serve(t *testing.T, cfg Config) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	return s, func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	})
-	return s
+	}
 }
 
 // A guest makes requests as it likes.
@@ -179,6 +186,7 @@ func TestStrangersAreKeptOut(t *testing.T) {
 	g.with("Authorization", "Bearer "+password).want(200, "GET", "/api/v1/status", "")
 	g.with("Authorization", "bearer a token of programs").want(200, "GET", "/api/v1/status", "")
 	g.with("Authorization", "Basic "+password).want(401, "GET", "/api/v1/status", "")
+	guest{t: t, s: serve(t, Config{Board: h, Token: "a token of programs"})}.want(401, "GET", "/api/v1/status", "") // a token alone
 	if h.sets > 0 {
 		t.Error("a stranger has set something")
 	}
