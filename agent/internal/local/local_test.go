@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -729,3 +730,72 @@ func (w *recorder) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// TestPreviewsLast: the time that a request may take to arrive does not count for what is
+// watched, and neither does the examination's.
+func TestPreviewsLast(t *testing.T) {
+	for _, tc := range []struct {
+		path string
+		want func(io.Reader) error
+	}{
+		{"/api/v1/pipelines/bedroom/preview", func(r io.Reader) error { _, err := io.CopyN(io.Discard, r, 100_000); return err }}, // some minutes
+		{"/api/v1/doctor", func(r io.Reader) error { _, err := io.ReadAll(r); return err }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHouse()
+			h.doctor = func(ctx context.Context) ([]hal.Diagnosis, error) {
+				select {
+				case <-time.After(doctorTime * 3 / 4):
+					return nil, nil
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			s, err := New(Config{Board: h, Listen: "127.0.0.1:0", Token: password, Log: zerolog.Nop()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.listener.Close()
+			near, far := net.Pipe()
+			l := &oneListener{conn: make(chan net.Conn, 1)}
+			l.conn <- far
+			s.listener = newConnections(l, netip.Addr{})
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- s.Run(ctx) }()
+			began := time.Now()
+			fmt.Fprintf(near, "GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n", tc.path, password)
+			resp, err := http.ReadResponse(bufio.NewReader(near), nil)
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatalf("%s: %v %v", tc.path, err, resp)
+			}
+			if err := tc.want(resp.Body); err != nil || time.Since(began) < 30*time.Second {
+				t.Errorf("%s: %v after %v", tc.path, err, time.Since(began))
+			}
+			near.Close()
+			cancel()
+			<-done
+		})
+	}
+}
+
+// A oneListener has one connection.
+type oneListener struct {
+	conn   chan net.Conn
+	closed sync.Once
+}
+
+func (l *oneListener) Accept() (net.Conn, error) {
+	c, ok := <-l.conn
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (l *oneListener) Close() error {
+	l.closed.Do(func() { close(l.conn) })
+	return nil
+}
+
+func (l *oneListener) Addr() net.Addr { return &net.TCPAddr{} }
