@@ -48,10 +48,14 @@ func start(t *testing.T, cfg Config) (s *Server, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s, run(t, s)
+}
+
+func run(t *testing.T, s *Server) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	return s, func() {
+	return func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -294,12 +298,12 @@ func TestSessionsEnd(t *testing.T) {
 
 func TestOtherPagesAreRefused(t *testing.T) {
 	h := newHouse()
-	s := serve(t, Config{Board: h, Hosts: []string{"Kitchen", "board.example.org"}})
+	s := serve(t, Config{Board: h, Hosts: []string{"Kitchen", "board.example.org", ""}})
 	g := guest{t: t, s: s}
 	_, port, _ := net.SplitHostPort(s.Addr())
 	for host, status := range map[string]int{
 		"localhost:" + port: 200, "kitchen": 200, "KITCHEN.local.:8099": 200, "board.example.org": 200, "192.168.1.20:8099": 200, "[fe80::1]:8099": 200,
-		"evil.example": 421, "evil.example:" + port: 421, "kitchen.evil.example": 421, "127.0.0.1.evil.example": 421, "board.example.org.local": 421,
+		"evil.example": 421, "evil.example:" + port: 421, "kitchen.evil.example": 421, "127.0.0.1.evil.example": 421, "board.example.org.local": 421, ".": 421, ".local": 421,
 	} {
 		g.with("Host", host).want(status, "GET", "/api/v1/status", "")
 		g.with("Host", host).want(status, "GET", "/", "")
@@ -583,6 +587,35 @@ func TestDoctor(t *testing.T) {
 	g.want(429, "GET", "/api/v1/doctor", "")
 	close(leave)
 	<-done
+}
+
+// TestPanic: what goes wrong in one request is logged, and ends no other.
+func TestPanic(t *testing.T) {
+	h := newHouse()
+	h.doctor = func(context.Context) ([]hal.Diagnosis, error) { panic("a mistake") }
+	lines := make(lines, 8) // more than it says
+	s, err := New(Config{Board: h, Listen: "127.0.0.1:0", Log: zerolog.New(lines)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(run(t, s))
+	<-lines // that it begins
+	if resp, err := http.Get("http://" + s.Addr() + "/api/v1/doctor"); err == nil {
+		resp.Body.Close()
+		t.Errorf("answered with %d", resp.StatusCode)
+	}
+	if line := <-lines; !strings.Contains(line, "a mistake") {
+		t.Errorf("the log says %q", line)
+	}
+	guest{t: t, s: s}.want(200, "GET", "/healthz", "")
+}
+
+// lines is a log that is read line by line.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
 }
 
 func TestTooManyConnections(t *testing.T) {
