@@ -100,6 +100,9 @@ func hostNames(names []string) map[string]bool {
 	hosts := map[string]bool{"localhost": true}
 	for _, n := range names {
 		n = strings.TrimSuffix(strings.ToLower(n), ".")
+		if n == "" {
+			continue // no name is nobody's
+		}
 		hosts[n] = true
 		if !strings.Contains(n, ".") {
 			hosts[n+".local"] = true

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,8 +29,16 @@ import (
 
 const password = "correct horse"
 
-// serve runs a Server on a free port of this machine until the test ends.
+// serve runs a Server until the test ends.
 func serve(t *testing.T, cfg Config) *Server {
+	t.Helper()
+	s, stop := start(t, cfg)
+	t.Cleanup(stop)
+	return s
+}
+
+// start runs a Server on a free port of this machine until stop has ended it.
+func start(t *testing.T, cfg Config) (s *Server, stop func()) {
 	t.Helper()
 	if cfg.Listen == "" {
 		cfg.Listen = "127.0.0.1:0"
@@ -39,16 +48,19 @@ func serve(t *testing.T, cfg Config) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s, run(t, s)
+}
+
+func run(t *testing.T, s *Server) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	return func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	})
-	return s
+	}
 }
 
 // A guest makes requests as it likes.
@@ -179,6 +191,7 @@ func TestStrangersAreKeptOut(t *testing.T) {
 	g.with("Authorization", "Bearer "+password).want(200, "GET", "/api/v1/status", "")
 	g.with("Authorization", "bearer a token of programs").want(200, "GET", "/api/v1/status", "")
 	g.with("Authorization", "Basic "+password).want(401, "GET", "/api/v1/status", "")
+	guest{t: t, s: serve(t, Config{Board: h, Token: "a token of programs"})}.want(401, "GET", "/api/v1/status", "") // a token alone
 	if h.sets > 0 {
 		t.Error("a stranger has set something")
 	}
@@ -285,12 +298,12 @@ func TestSessionsEnd(t *testing.T) {
 
 func TestOtherPagesAreRefused(t *testing.T) {
 	h := newHouse()
-	s := serve(t, Config{Board: h, Hosts: []string{"Kitchen", "board.example.org"}})
+	s := serve(t, Config{Board: h, Hosts: []string{"Kitchen", "board.example.org", ""}})
 	g := guest{t: t, s: s}
 	_, port, _ := net.SplitHostPort(s.Addr())
 	for host, status := range map[string]int{
 		"localhost:" + port: 200, "kitchen": 200, "KITCHEN.local.:8099": 200, "board.example.org": 200, "192.168.1.20:8099": 200, "[fe80::1]:8099": 200,
-		"evil.example": 421, "evil.example:" + port: 421, "kitchen.evil.example": 421, "127.0.0.1.evil.example": 421, "board.example.org.local": 421,
+		"evil.example": 421, "evil.example:" + port: 421, "kitchen.evil.example": 421, "127.0.0.1.evil.example": 421, "board.example.org.local": 421, ".": 421, ".local": 421,
 	} {
 		g.with("Host", host).want(status, "GET", "/api/v1/status", "")
 		g.with("Host", host).want(status, "GET", "/", "")
@@ -576,6 +589,35 @@ func TestDoctor(t *testing.T) {
 	<-done
 }
 
+// TestPanic: what goes wrong in one request is logged, and ends no other.
+func TestPanic(t *testing.T) {
+	h := newHouse()
+	h.doctor = func(context.Context) ([]hal.Diagnosis, error) { panic("a mistake") }
+	lines := make(lines, 8) // more than it says
+	s, err := New(Config{Board: h, Listen: "127.0.0.1:0", Log: zerolog.New(lines)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(run(t, s))
+	<-lines // that it begins
+	if resp, err := http.Get("http://" + s.Addr() + "/api/v1/doctor"); err == nil {
+		resp.Body.Close()
+		t.Errorf("answered with %d", resp.StatusCode)
+	}
+	if line := <-lines; !strings.Contains(line, "a mistake") {
+		t.Errorf("the log says %q", line)
+	}
+	guest{t: t, s: s}.want(200, "GET", "/healthz", "")
+}
+
+// lines is a log that is read line by line.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
+}
+
 func TestTooManyConnections(t *testing.T) {
 	far, home := netip.MustParseAddr("192.168.1.7"), netip.MustParseAddr("127.0.0.1")
 	l := newConnections(nil, netip.Addr{})
@@ -721,3 +763,72 @@ func (w *recorder) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// TestPreviewsLast: the time that a request may take to arrive does not count for what is
+// watched, and neither does the examination's.
+func TestPreviewsLast(t *testing.T) {
+	for _, tc := range []struct {
+		path string
+		want func(io.Reader) error
+	}{
+		{"/api/v1/pipelines/bedroom/preview", func(r io.Reader) error { _, err := io.CopyN(io.Discard, r, 100_000); return err }}, // some minutes
+		{"/api/v1/doctor", func(r io.Reader) error { _, err := io.ReadAll(r); return err }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHouse()
+			h.doctor = func(ctx context.Context) ([]hal.Diagnosis, error) {
+				select {
+				case <-time.After(doctorTime * 3 / 4):
+					return nil, nil
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			s, err := New(Config{Board: h, Listen: "127.0.0.1:0", Token: password, Log: zerolog.Nop()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.listener.Close()
+			near, far := net.Pipe()
+			l := &oneListener{conn: make(chan net.Conn, 1)}
+			l.conn <- far
+			s.listener = newConnections(l, netip.Addr{})
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- s.Run(ctx) }()
+			began := time.Now()
+			fmt.Fprintf(near, "GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n", tc.path, password)
+			resp, err := http.ReadResponse(bufio.NewReader(near), nil)
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatalf("%s: %v %v", tc.path, err, resp)
+			}
+			if err := tc.want(resp.Body); err != nil || time.Since(began) < 30*time.Second {
+				t.Errorf("%s: %v after %v", tc.path, err, time.Since(began))
+			}
+			near.Close()
+			cancel()
+			<-done
+		})
+	}
+}
+
+// A oneListener has one connection.
+type oneListener struct {
+	conn   chan net.Conn
+	closed sync.Once
+}
+
+func (l *oneListener) Accept() (net.Conn, error) {
+	c, ok := <-l.conn
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (l *oneListener) Close() error {
+	l.closed.Do(func() { close(l.conn) })
+	return nil
+}
+
+func (l *oneListener) Addr() net.Addr { return &net.TCPAddr{} }
