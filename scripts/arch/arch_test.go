@@ -66,7 +66,7 @@ var arrows = []struct{ room, may string }{
 	{"agent/internal/pulse", ""}, // pure: every loop says by it that it goes on
 	{"agent/internal/pipeline", "agent/internal/event agent/internal/pulse hal/task hal/vision"},
 	{"agent/internal/uplink", "agent/internal/event agent/internal/pulse fleet/blob fleet/blob/pack"},
-	{"agent/internal/local", "agent/internal/health"},
+	{"agent/internal/local", ""},
 	{"agent/internal/health", "agent/internal/pulse firmware hal/sketch"},
 	{"agent/internal/event", ""},
 	{"agent/internal/picture", "agent/internal/annotate hal/vision"},
