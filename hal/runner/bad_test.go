@@ -189,7 +189,7 @@ func TestRunFails(t *testing.T) {
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
-			o := hal.Options{MemoryLimit: 256 << 20}
+			o := hal.Options{MemoryLimit: 256 << 20, Deadline: time.Minute}
 			if c.mode == "hang-run" {
 				o.Deadline = 300 * time.Millisecond
 			}

@@ -104,7 +104,7 @@ func asAgent(t *testing.T, programs, more, command string) string {
 	if models := os.Getenv("COVEY_MODELS"); models != "" {
 		environment += " COVEY_MODELS=" + models
 	}
-	dropIn(t, agentService, "ExecStart=\nExecStart="+command+"\nEnvironment="+environment+"\nRestart=no\nStandardOutput=file:"+out+
+	dropIn(t, agentService, "ExecStart=\nExecStart="+command+"\nEnvironment="+environment+"\nRestart=no\nWatchdogSec=0\nStandardOutput=file:"+out+
 		"\nStandardError=inherit\n"+more)
 	ctl(t, "daemon-reload")
 	return out

@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	// greeting is how long systemd may take to start an instance, and that to answer.
-	greeting = 10 * time.Second
+	// greeting is how long systemd may take to start an instance, and that to answer; where
+	// there is no systemd to wait for, it is known at once.
+	greeting = 30 * time.Second
 	// telling is how long the report of an end is waited for once the process is gone:
 	// systemd starts a program for it, which on a slow board that is busy takes seconds.
 	telling = 10 * time.Second

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -140,17 +141,21 @@ var programs = []struct {
 	{"onnx", []hal.Accelerator{hal.CUDA, hal.TensorRT}},
 }
 
-// runnerSocket is where covey-runner.socket listens.
-const runnerSocket = "/run/covey/runner"
+// Where covey-runner.socket listens, and where the agent hears how instances of
+// covey-runner@.service ended: the units say the same.
+const (
+	runnerSocket = "/run/covey/runner"
+	serviceDir   = "/run/covey/agent"
+)
 
 // units is what starts runners for the service covey-agent, where the board has the
-// unit for them; else nil, and the agent starts them.
+// unit for them; else nil, and the agent starts them. An agent that somebody starts
+// by hand takes nothing from the service.
 func units(log zerolog.Logger) *runner.Units {
-	dir := os.Getenv("RUNTIME_DIRECTORY")
-	if dir == "" || !exists(runnerSocket) {
+	if !slices.Contains(filepath.SplitList(os.Getenv("RUNTIME_DIRECTORY")), serviceDir) || !exists(runnerSocket) {
 		return nil
 	}
-	u, err := runner.NewUnits(runnerSocket, filepath.Join(dir, "ended"), log)
+	u, err := runner.NewUnits(runnerSocket, serviceDir+"/ended", log)
 	if err != nil {
 		log.Warn().Err(err).Msg("runners are started by the agent, not by systemd")
 		return nil
