@@ -18,7 +18,7 @@ const module = "github.com/covey-edge/covey"
 var top = []string{
 	"agent", "fleet", "hal", "firmware", "scripts",
 	"docs", ".ci", ".git", ".github",
-	"bin", ".cache", // made by scripts/setup, ignored by git
+	"bin", "dist", ".cache", // made by scripts/setup and scripts/package, ignored by git
 }
 
 // leaves import the standard library alone, and everything may import them.
