@@ -132,6 +132,9 @@ func (a *agent) build() error {
 	if err := a.FS.MkdirAll(a.File.Data); err != nil {
 		return fmt.Errorf("data folder %s: %w", a.File.Data, blob.Coded(err, a.File.Data))
 	}
+	if err := admitFormats(a.FS, a.File.Data, a.Version); err != nil {
+		return err
+	}
 	state, err := slots.Open(a.File.Data, a.FS)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), checkCommand(), doctorCommand(), probeCommand(), detectCommand(), joinCommand(), versionCommand(), stageCommand(), outboxCommand())
+	root.AddCommand(runCommand(), checkCommand(), doctorCommand(), probeCommand(), detectCommand(), joinCommand(), versionCommand(), stageCommand(), outboxCommand(), formatsCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {
 			fmt.Fprintln(os.Stderr, "covey-agent:", line)
@@ -73,6 +73,15 @@ func outboxCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: agent.CheckOutboxCommand, Hidden: true, Args: cobra.ExactArgs(1),
 		Run: func(_ *cobra.Command, args []string) { os.Exit(agent.CheckOutbox(args[0], os.Stderr)) },
+	}
+}
+
+// formatsCommand says what the packages of agents compare before one takes the place
+// of another.
+func formatsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "formats", Hidden: true, Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprint(cmd.OutOrStdout(), agent.Formats()) },
 	}
 }
 

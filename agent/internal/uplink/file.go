@@ -30,7 +30,8 @@ import (
 const (
 	maxFile    = 64 << 20 // bytes
 	checkLimit = 20 * time.Second
-	fileFormat = 1
+	// Format is the number of the file's format.
+	Format = 1
 )
 
 var metaBucket = []byte("meta")
@@ -139,7 +140,7 @@ func (f *file) create() (err error) {
 		if err != nil {
 			return err
 		}
-		return meta.Put([]byte("format"), []byte{fileFormat})
+		return meta.Put([]byte("format"), []byte{Format})
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err

@@ -1,6 +1,10 @@
 package sandbox
 
-import "golang.org/x/sys/unix"
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
 
 // A width is what a runner may do besides what all may.
 type width struct {
@@ -21,7 +25,7 @@ var first = []uint32{unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_FUTEX, unix.SY
 var calls = []uint32{
 	// Memory.
 	unix.SYS_BRK, unix.SYS_GET_MEMPOLICY, unix.SYS_MADVISE, unix.SYS_MAP_SHADOW_STACK, unix.SYS_MBIND, unix.SYS_MEMBARRIER, unix.SYS_MINCORE,
-	unix.SYS_MLOCK, unix.SYS_MLOCK2, unix.SYS_MMAP, unix.SYS_MPROTECT, unix.SYS_MREMAP, unix.SYS_MSEAL, unix.SYS_MSYNC, unix.SYS_MUNLOCK,
+	unix.SYS_MLOCK, unix.SYS_MLOCK2, unix.SYS_MPROTECT, unix.SYS_MREMAP, unix.SYS_MSEAL, unix.SYS_MSYNC, unix.SYS_MUNLOCK,
 	unix.SYS_MUNMAP, unix.SYS_PKEY_ALLOC, unix.SYS_PKEY_FREE, unix.SYS_PKEY_MPROTECT, unix.SYS_SET_MEMPOLICY,
 	// Threads.
 	unix.SYS_EXIT, unix.SYS_EXIT_GROUP, unix.SYS_FUTEX_REQUEUE, unix.SYS_FUTEX_WAIT, unix.SYS_FUTEX_WAITV, unix.SYS_FUTEX_WAKE,
@@ -40,14 +44,14 @@ var calls = []uint32{
 	unix.SYS_PPOLL, unix.SYS_PSELECT6,
 	// Files and descriptors.
 	unix.SYS_CHDIR, unix.SYS_CLOSE, unix.SYS_DUP, unix.SYS_DUP3, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2,
-	unix.SYS_FADVISE64, unix.SYS_FSTAT, unix.SYS_FSTATFS, unix.SYS_GETCWD, unix.SYS_GETDENTS64, unix.SYS_LSEEK, unix.SYS_NEWFSTATAT,
+	unix.SYS_FSTAT, unix.SYS_FSTATFS, unix.SYS_GETCWD, unix.SYS_GETDENTS64, unix.SYS_LSEEK,
 	unix.SYS_PREAD64, unix.SYS_PREADV, unix.SYS_PREADV2, unix.SYS_PWRITE64, unix.SYS_READAHEAD, unix.SYS_READLINKAT,
 	unix.SYS_READV, unix.SYS_STATFS, unix.SYS_STATX, unix.SYS_UMASK, unix.SYS_WRITEV,
 	// The one socket it has.
 	unix.SYS_GETPEERNAME, unix.SYS_GETSOCKNAME, unix.SYS_GETSOCKOPT, unix.SYS_RECVFROM, unix.SYS_SENDTO, unix.SYS_SHUTDOWN,
 	// What it is and where.
 	unix.SYS_CAPGET, unix.SYS_GETEGID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETGROUPS, unix.SYS_GETPGID, unix.SYS_GETPID,
-	unix.SYS_GETPPID, unix.SYS_GETPRIORITY, unix.SYS_GETRANDOM, unix.SYS_GETRESGID, unix.SYS_GETRESUID, unix.SYS_GETRLIMIT,
+	unix.SYS_GETPPID, unix.SYS_GETPRIORITY, unix.SYS_GETRANDOM, unix.SYS_GETRESGID, unix.SYS_GETRESUID,
 	unix.SYS_GETRUSAGE, unix.SYS_GETSID, unix.SYS_GETUID, unix.SYS_SYSINFO, unix.SYS_TIMES, unix.SYS_UNAME,
 }
 
@@ -88,7 +92,7 @@ func policy(w width, pid int) []call {
 			add(do, n)
 		}
 	}
-	for _, c := range urgent {
+	for _, c := range slices.Concat(urgent, ownUrgent) {
 		add(refuse(unix.EPERM), c.number, match{argument: c.flags, mask: unix.MSG_OOB, value: unix.MSG_OOB})
 	}
 	all(allow, first)
@@ -101,7 +105,7 @@ func policy(w width, pid int) []call {
 		all(allow, writes)
 		all(allow, ownWrites)
 		for _, c := range []uint32{unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_GETLK, unix.F_OFD_SETLK, unix.F_OFD_SETLKW} {
-			add(allow, unix.SYS_FCNTL, is(1, c))
+			fcntl(add, c)
 		}
 	}
 	if w.devices {
@@ -161,12 +165,19 @@ func threads(add func(decision, uint32, ...match), pid int) {
 	add(allow, unix.SYS_PRLIMIT64, match{argument: 2, mask: ^uint32(0)}, match{argument: 2, mask: ^uint32(0), high: true})
 }
 
+// fcntl allows one of its commands, by whatever names the call has.
+func fcntl(add func(decision, uint32, ...match), command uint32) {
+	for _, n := range fcntls {
+		add(allow, n, is(1, command))
+	}
+}
+
 // arguments allows the harmless part of calls that can do many things.
 func arguments(add func(decision, uint32, ...match), w width) {
 	// Not F_SETOWN and F_SETSIG, which send signals to others, nor leases.
 	for _, c := range []uint32{unix.F_DUPFD, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL, unix.F_DUPFD_CLOEXEC,
 		unix.F_GETPIPE_SZ, unix.F_ADD_SEALS, unix.F_GET_SEALS} {
-		add(allow, unix.SYS_FCNTL, is(1, c))
+		fcntl(add, c)
 	}
 	const (
 		setNonblock = 0x5421 // FIONBIO
