@@ -22,6 +22,7 @@ import (
 
 	"github.com/covey-edge/covey/agent/internal/health"
 	"github.com/covey-edge/covey/agent/internal/pipeline"
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/agent/internal/slots"
 	"github.com/covey-edge/covey/agent/internal/update"
 	"github.com/covey-edge/covey/agent/internal/uplink"
@@ -31,7 +32,7 @@ import (
 	"github.com/covey-edge/covey/hal"
 )
 
-// Config of an agent. All but the links, CheckOutbox, TrustRoot, Floor and Root is required.
+// Config of an agent. All but the links, CheckOutbox, TrustRoot, Floor, Root, Pulse and Standing is required.
 type Config struct {
 	File      *File
 	Device    wire.DeviceID
@@ -45,6 +46,10 @@ type Config struct {
 	Root      fs.FS     // of the board, for its gauges; nil: none are read
 	TrustRoot string    // fingerprint of those who sign releases; "": the fleet's word is enough
 	Floor     time.Time // when the program was made: it cannot be earlier; zero: not known
+	// Pulse is where its loops say that they go on; nil: nobody asks.
+	Pulse *pulse.Board
+	// Standing is told every second how the agent stands; may be nil, and may not block.
+	Standing func(Standing)
 	// CheckOutbox is the command that ends in CheckOutbox; see there.
 	CheckOutbox []string
 	Log         zerolog.Logger
@@ -104,18 +109,18 @@ func Run(ctx context.Context, c Config) error {
 		linkErr = a.uplink.Run(linked)
 		cancel(linkErr) // before its time: nothing can work without it
 	})
-	rest.Go(func() { a.probe(ctx) })
-	for _, s := range a.stations {
+	rest.Go(func() { a.probe(ctx, a.Pulse.Loop("probe")) })
+	for name, s := range a.stations {
 		rest.Go(func() { a.frames(ctx, s) })
-		rest.Go(func() { s.climb(ctx) })
+		rest.Go(func() { s.climb(ctx, a.Pulse.Loop(name+" climb")) })
 		if s.file.Model != "" {
-			rest.Go(func() { a.runLocal(ctx, s) })
+			rest.Go(func() { a.runLocal(ctx, s, a.Pulse.Loop(name+" model")) })
 		}
 	}
 	rest.Go(func() { a.loop.Run(ctx) })
-	rest.Go(func() { a.director.run(ctx) })
-	rest.Go(func() { a.report(ctx) })
-	rest.Go(func() { a.watch(ctx) })
+	rest.Go(func() { a.director.run(ctx, a.Pulse.Loop("director")) })
+	rest.Go(func() { a.report(ctx, a.Pulse.Loop("report")) })
+	rest.Go(func() { a.watch(ctx, a.Pulse.Loop("watch")) })
 	rest.Go(func() { a.reportHealth(ctx) })
 	rest.Wait()
 	unlink()
@@ -160,6 +165,7 @@ func (a *agent) build() error {
 		Fetcher: fetcher{a}, Installer: installer{a.stations, a.settings}, Steps: a.uplink, Log: a.Log,
 		Changed: func() { poke(a.changed) }, Floor: a.Floor, Vitals: a.stations.vitals,
 		Temperature: func() *float64 { return health.Temperature(a.Root) },
+		Pulse:       a.Pulse,
 	}
 	if vouch != nil {
 		c.Voucher = vouch
@@ -196,13 +202,14 @@ func (a *agent) station(p PipelineFile, start string) *station {
 	log := a.Log.With().Str("pipeline", p.Name).Logger()
 	s.pipe = pipeline.New(pipeline.Config{
 		Name:     p.Name,
-		Source:   keep(a.Source, p.Source, &s.noFrames, log),
+		Source:   keep(a.Source, p.Source, &s.noFrames, func(d time.Duration) { s.pipe.Busy(d) }, log),
 		Publish:  func(r *wire.Result) error { return offered(a.uplink.Offer(p.Name, r)) },
 		Room:     func() <-chan struct{} { return a.uplink.Room() },
 		Reopen:   s.reopen,
 		SID:      func() uint64 { return a.uplink.SID() },
 		IDPrefix: fmt.Sprintf("%s-%s-%s", a.Device, start, p.Name),
 		Serial:   runtime.NumCPU() == 1, // nothing to overlap on
+		Pulse:    a.Pulse,
 		Log:      log,
 	})
 	return s
@@ -217,7 +224,7 @@ func offered(err error) error {
 }
 
 func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
-	c := uplink.Config{Device: a.Device, Dir: a.File.Data, Check: a.CheckOutbox, Pipelines: offers, Log: a.Log}
+	c := uplink.Config{Device: a.Device, Dir: a.File.Data, Check: a.CheckOutbox, Pipelines: offers, Pulse: a.Pulse, Log: a.Log}
 	if a.Home != nil {
 		c.Home = &uplink.HomeConfig{Link: a.Home, OnInstall: func(p, version string) error { return a.loop.Install(p, version) }}
 	}
@@ -245,8 +252,11 @@ func (a *agent) frames(ctx context.Context, s *station) {
 
 // runLocal opens the model that the configuration names and puts it to work; it
 // tries again until it can.
-func (a *agent) runLocal(ctx context.Context, s *station) {
+func (a *agent) runLocal(ctx context.Context, s *station, loop *pulse.Loop) {
+	defer loop.End()
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		loop.Beat()
+		loop.Do("opens the model", pipeline.OpenTime)
 		err := s.startLocal(ctx)
 		if err == nil || ctx.Err() != nil || errors.Is(err, pipeline.ErrEnded) {
 			poke(a.changed)
@@ -254,7 +264,7 @@ func (a *agent) runLocal(ctx context.Context, s *station) {
 		}
 		s.noModel.Store(update.FaultOf(err))
 		a.Log.Error().Err(err).Str("pipeline", s.file.Name).Dur("again", wait).Msg("model does not open")
-		if !sleep(ctx, wait) {
+		if !loop.Sleep(ctx.Done(), wait) {
 			return
 		}
 	}
@@ -296,7 +306,9 @@ func (a *agent) reportHealth(ctx context.Context) {
 		Period:  a.healthPeriod,
 		Collect: func() health.Input { return a.collect(before) },
 		Publish: func(h *wire.Health) { a.uplink.SetHealth(*h) },
+		Loop:    a.Pulse.Loop("health"),
 	}
+	defer r.Loop.End()
 	r.Run(ctx) // its only end is ctx's
 }
 

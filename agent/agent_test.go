@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,7 +56,8 @@ type world struct {
 	blobs  map[wire.Digest][]byte
 	fleet  wire.Device
 	home   wire.Home
-	root   fs.FS // of the board; nil: none
+	root   fs.FS         // of the board; nil: none
+	change func(*Config) // of the agent; nil: as board makes it
 
 	mu      sync.Mutex
 	steps   []wire.ExecStep
@@ -202,7 +204,7 @@ func (w *world) board(ctx context.Context, e hal.Engine, log zerolog.Logger) (st
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, Config{
+		c := Config{
 			File: &File{Data: w.t.TempDir(), Labels: map[string]string{"site": "lyon"}, Pipelines: []PipelineFile{
 				{Name: "pinned", Source: SourceFile{Type: "fake", FPS: 10}, Model: local},
 				{Name: "fleet", Source: SourceFile{Type: "fake", FPS: 20}},
@@ -215,7 +217,11 @@ func (w *world) board(ctx context.Context, e hal.Engine, log zerolog.Logger) (st
 				Root: "covey", MachineID: "m1"},
 			Home:  w.broker.Link("covey-pi-1", false),
 			Board: firmware.Board{Name: "test board", RAM: 1 << 30, CPUs: 2}, Root: w.root, Log: log,
-		})
+		}
+		if w.change != nil {
+			w.change(&c)
+		}
+		ended <- Run(ctx, c)
 	}()
 	return func() error {
 		cancel()
@@ -397,6 +403,12 @@ func (l *logLines) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+func (l *logLines) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.list)
+}
+
 // balance wants captured = published + dropped in the last words of each pipeline.
 func (l *logLines) balance(t *testing.T) {
 	t.Helper()
@@ -470,7 +482,7 @@ func TestKeep(t *testing.T) {
 				return nil, fmt.Errorf("not mounted")
 			}
 			return &breaking{after: 3}, nil
-		}, SourceFile{}, &trouble, zerolog.Nop())
+		}, SourceFile{}, &trouble, nil, zerolog.Nop())
 		var f hal.Frame
 		for want := uint64(1); want <= 7; want++ {
 			if err := s.Next(t.Context(), &f); err != nil || f.Seq != want {

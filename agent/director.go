@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 )
@@ -64,17 +65,23 @@ func (d *director) settle(believed *wire.Desired, err error) {
 }
 
 // run fetches what documents that wait for it need, until ctx ends.
-func (d *director) run(ctx context.Context) {
+func (d *director) run(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
 	for {
+		loop.Beat()
 		select {
 		case <-ctx.Done():
 			return
+		case <-loop.Pulse():
+			continue
 		case <-d.wake:
 		}
+		loop.Do("fetches what people have signed", 0) // as long as there is no link
 		for wait := time.Second; d.tryLater(ctx); wait = min(2*wait, time.Minute) {
-			if !sleep(ctx, wait) {
+			if !loop.Sleep(ctx.Done(), wait) {
 				return
 			}
+			loop.Do("fetches what people have signed", 0)
 		}
 	}
 }

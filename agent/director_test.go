@@ -118,7 +118,7 @@ func TestDirector(t *testing.T) {
 			}}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go d.run(ctx)
+		go d.run(ctx, nil)
 		expect := func(what string, revs []uint64, codes ...hal.Code) {
 			t.Helper()
 			synctest.Wait()

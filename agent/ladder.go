@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/covey-edge/covey/agent/internal/pipeline"
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/ladder"
@@ -164,8 +165,11 @@ func printable(r rune) rune {
 
 // climb moves a pipeline's model to what it runs better on, whenever the engine
 // finds something, until ctx ends.
-func (s *station) climb(ctx context.Context) {
+func (s *station) climb(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
 	for {
+		loop.Beat()
+		loop.Do("looks for a better accelerator", 0) // it finds one when it finds one; what it opens has limits
 		l, using := s.working()
 		better, err := s.better(ctx, using, l)
 		if ctx.Err() != nil {
@@ -174,9 +178,11 @@ func (s *station) climb(ctx context.Context) {
 			}
 			return
 		}
+		loop.Do("moves to a better accelerator", pipeline.OpenTime)
 		if err == nil {
 			err = s.exchange(ctx, l, better)
 		}
+		loop.Do("waits for another model", 0)
 		switch {
 		case errors.Is(err, pipeline.ErrEnded):
 			return

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/agent/internal/uplink"
 	"github.com/covey-edge/covey/fleet/release"
 	"github.com/covey-edge/covey/fleet/wire"
@@ -23,7 +24,10 @@ const probeTime = 20 * time.Second
 
 // probe asks the engines what is here, and says hello with it. Frames need not
 // wait for that.
-func (a *agent) probe(ctx context.Context) {
+func (a *agent) probe(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
+	loop.Beat()
+	loop.Do("asks the engines what is here", 2*probeTime)
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	defer func() { a.uplink.SetHello(a.hello()); close(a.probed) }() // in this order: the links wait
@@ -85,10 +89,14 @@ func (a *agent) bootID() string {
 }
 
 // report keeps the reported document as it stands.
-func (a *agent) report(ctx context.Context) {
+func (a *agent) report(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
 	for {
+		loop.Beat()
 		select {
 		case <-a.changed:
+		case <-loop.Pulse():
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -172,9 +180,11 @@ func bounded(r wire.Reported) wire.Reported {
 const watchTime = time.Second
 
 // watch says which pipelines work, and why others do not.
-func (a *agent) watch(ctx context.Context) {
+func (a *agent) watch(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
+	stand := newStanding(a)
 	works, faults, runs := map[string]bool{}, map[string]wire.Fault{}, map[string][2]string{}
-	for sleep(ctx, watchTime) {
+	for ; loop.Sleep(ctx.Done(), watchTime); stand.say() {
 		a.judgeSources()
 		for name, s := range a.stations {
 			var f wire.Fault

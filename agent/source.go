@@ -18,11 +18,12 @@ import (
 const hang = time.Minute
 
 // keep makes a source that goes on when it breaks. Why there are no frames is in
-// trouble, which is nil while there are.
-func keep(open func(context.Context, SourceFile) (hal.Source, error), f SourceFile, trouble *atomic.Pointer[wire.Fault], log zerolog.Logger) *source.Kept {
+// trouble, which is nil while there are; busy is told how long it may be silent.
+func keep(open func(context.Context, SourceFile) (hal.Source, error), f SourceFile, trouble *atomic.Pointer[wire.Fault], busy func(time.Duration), log zerolog.Logger) *source.Kept {
 	c := source.Config{
 		Open: func(ctx context.Context) (hal.Source, error) { return open(ctx, f) },
 		Live: f.Live,
+		Busy: busy,
 		Changed: func(s source.Status) {
 			if s.Fault == nil {
 				trouble.Store(nil)

@@ -23,6 +23,9 @@ type Config struct {
 	// their own; this one shows a source that does not keep to them. What hangs is told
 	// and not abandoned: it still holds the caller's frame.
 	Hang time.Duration
+	// Busy is told, from the goroutine of Next, before anything that may take its time:
+	// how long at the most, 0 for ever. May be nil.
+	Busy func(time.Duration)
 	// Changed is told when the state changes and when a source broke, from the
 	// goroutine of Next or from one of its own, one call at a time; may be nil. It must
 	// not call back.
@@ -139,6 +142,7 @@ func (k *Kept) mend(ctx context.Context) error {
 // wait lets the delay pass. Many sources that broke at once do not come back at once.
 func (k *Kept) wait(ctx context.Context) error {
 	if k.pause && k.delay > 0 {
+		k.busyFor(2 * k.delay)
 		t := time.NewTimer(time.Duration(float64(k.delay) * (0.8 + 0.4*rand.Float64())))
 		defer t.Stop()
 		select {
@@ -226,8 +230,19 @@ func (k *Kept) Close() error {
 	return source.Close()
 }
 
+// patience is how many times Hang a source may hang: it is told by then, what else runs
+// goes on meanwhile, and to start everything again is the last that can be tried.
+const patience = 5
+
+func (k *Kept) busyFor(d time.Duration) {
+	if k.c.Busy != nil {
+		k.c.Busy(d)
+	}
+}
+
 // begin and end enclose what may hang.
 func (k *Kept) begin() {
+	k.busyFor(patience * k.c.Hang)
 	if k.watchdog == nil {
 		return
 	}

@@ -61,12 +61,13 @@ var arrows = []struct{ room, may string }{
 
 	// The agent: rooms beside each other know nothing of each other; the package
 	// agent brings them together.
-	{"agent/internal/update", "agent/internal/slots fleet/blob fleet/release fleet/window"},
+	{"agent/internal/update", "agent/internal/pulse agent/internal/slots fleet/blob fleet/release fleet/window"},
 	{"agent/internal/slots", "fleet/blob fleet/release"},
-	{"agent/internal/pipeline", "agent/internal/event hal/task hal/vision"},
-	{"agent/internal/uplink", "agent/internal/event fleet/blob fleet/blob/pack"},
+	{"agent/internal/pulse", ""}, // pure: every loop says by it that it goes on
+	{"agent/internal/pipeline", "agent/internal/event agent/internal/pulse hal/task hal/vision"},
+	{"agent/internal/uplink", "agent/internal/event agent/internal/pulse fleet/blob fleet/blob/pack"},
 	{"agent/internal/local", "agent/internal/health"},
-	{"agent/internal/health", "hal/sketch"},
+	{"agent/internal/health", "agent/internal/pulse hal/sketch"},
 	{"agent/internal/event", ""},
 	{"agent/internal/agreement", "hal/task"},
 	{"agent/internal/homeassistant", ""},

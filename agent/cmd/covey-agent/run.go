@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/covey-edge/covey/agent"
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/firmware"
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/link/mqtt"
@@ -34,45 +34,14 @@ func runCommand() *cobra.Command {
 		Short: "Run the agent until it is interrupted",
 		Long: "Run the pipelines of the configuration until interrupted: each a source, a model, and what becomes of\n" +
 			"results. Without a model of its own a pipeline runs what the fleet says. docs/owner.md has all sources,\n" +
-			"covey-agent check finds mistakes, covey-agent doctor says what models run on and why.",
+			"covey-agent check finds mistakes, covey-agent doctor says what models run on and why. On SIGHUP the\n" +
+			"configuration is read again, except on a terminal.",
 		Example: runExample,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), config) },
 	}
 	configFlag(cmd, &config)
 	return cmd
-}
-
-func serve(ctx context.Context, config string) error {
-	file, err := agent.ReadFile(config)
-	if err != nil {
-		return err
-	}
-	log := logger(os.Stderr, file.Log)
-	for {
-		if err := serveOnce(ctx, file, log); !errors.Is(err, agent.ErrReconfigured) {
-			return err
-		}
-	}
-}
-
-// serveOnce runs the agent until it is interrupted, or its fleet has configured it
-// otherwise.
-func serveOnce(ctx context.Context, file *agent.File, log zerolog.Logger) error {
-	c, renew, err := assemble(file, log)
-	if err != nil {
-		return err
-	}
-	hurry(ctx, c.Engines)
-	ctx, cancel := context.WithCancel(ctx)
-	var renewing sync.WaitGroup
-	if renew != nil {
-		renewing.Go(func() { renew.run(ctx) })
-	}
-	err = agent.Run(ctx, c)
-	cancel()
-	renewing.Wait()
-	return err
 }
 
 // assemble makes the agent's values out of a configuration: the only place that
@@ -210,21 +179,24 @@ func (r *renewal) tls() *tls.Config {
 	return c
 }
 
+// renewTime is the longest that a controller may take over it.
+const renewTime = 5 * time.Minute
+
 // run renews at two thirds of the certificate's life, give or take, until ctx ends.
-func (r *renewal) run(ctx context.Context) {
+func (r *renewal) run(ctx context.Context, loop *pulse.Loop) {
+	defer loop.End()
 	const look = time.Hour // a timer until then would not see the clock being set
 	for {
-		t := time.NewTimer(rand.N(look))
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !loop.Sleep(ctx.Done(), rand.N(look)) {
 			return
 		}
 		if time.Now().Before(r.id.Load().RenewAt()) {
 			continue
 		}
-		next, err := r.id.Load().Renew(ctx)
+		loop.Do("renews the certificate", 2*renewTime)
+		limited, cancel := context.WithTimeout(ctx, renewTime)
+		next, err := r.id.Load().Renew(limited)
+		cancel()
 		if err == nil {
 			err = agent.SaveIdentity(r.data, next)
 		}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -25,6 +26,7 @@ type Reporter struct {
 	Period  func() time.Duration // asked for each wait; 0 or less means DefaultPeriod
 	Collect func() Input
 	Publish func(*wire.Health)
+	Loop    *pulse.Loop // says that it goes on; nil: nobody asks
 }
 
 // Run publishes until ctx ends. The first report comes after a part of a period,
@@ -34,11 +36,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 	started := time.Now()
 	wait := rand.N(r.period()/4 + 1)
 	for {
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !r.Loop.Sleep(ctx.Done(), wait) {
 			return nil
 		}
 		now := time.Now()

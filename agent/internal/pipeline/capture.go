@@ -17,14 +17,19 @@ const (
 
 // capture moves frames from the source into the box until either ends.
 func (p *Pipeline) capture(ctx context.Context) error {
+	p.capturing = p.loop("capture")
+	defer p.capturing.End()
 	bad := 0
 	for {
+		p.capturing.Beat()
 		f, ok := p.emptyFrame(ctx)
 		if !ok {
 			return nil
 		}
 		f.Want = both(p.want.Load(), p.also.Load())
+		p.capturing.Rest(0) // a source may be silent, and says by Busy when it may not
 		err := p.cfg.Source.Next(ctx, &f.Frame)
+		p.capturing.Beat()
 		switch {
 		case err == nil:
 			bad = 0
@@ -53,24 +58,31 @@ func (p *Pipeline) emptyFrame(ctx context.Context) (*frame, bool) {
 	if ctx.Err() != nil {
 		return nil, false
 	}
-	select {
-	case f := <-p.free:
-		return f, true
-	case <-ctx.Done():
-		return nil, false
+	for {
+		select {
+		case f := <-p.free:
+			return f, true
+		case <-p.capturing.Pulse():
+			p.capturing.Beat()
+		case <-ctx.Done():
+			return nil, false
+		}
 	}
 }
 
 // post puts a frame into the box. A live frame takes the place of one that still
 // waits there; another waits for its turn.
 func (p *Pipeline) post(ctx context.Context, f *frame) {
-	if !p.live {
+	for !p.live {
 		select {
 		case p.box <- f:
+			return
+		case <-p.capturing.Pulse():
+			p.capturing.Beat()
 		case <-ctx.Done():
 			p.drop(f, DropBusy)
+			return
 		}
-		return
 	}
 	for {
 		select {

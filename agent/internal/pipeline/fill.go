@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/hal"
 )
 
@@ -16,12 +17,15 @@ type filler struct {
 	pending *handover     // to be looked at before the next frame
 	again   []*frame      // kept frames that need a run, oldest first
 	box     <-chan *frame // nil once the source has ended
+	loop    *pulse.Loop
 }
 
 // fill runs until the source has ended and its last frame is through, or ctx ends.
 func (p *Pipeline) fill(ctx context.Context) {
-	w := &filler{Pipeline: p, box: p.box}
+	w := &filler{Pipeline: p, box: p.box, loop: p.loop("fill")}
+	defer w.loop.End()
 	for w.step(ctx) {
+		w.loop.Beat()
 	}
 	for _, f := range w.again {
 		p.drop(f, DropBusy)
@@ -71,7 +75,7 @@ func (w *filler) step(ctx context.Context) bool {
 	}
 	w.underway.Add(1)
 	if w.cfg.Serial {
-		w.process(ctx, j)
+		w.process(ctx, j, w.loop)
 	} else {
 		w.work <- j
 	}
@@ -112,6 +116,8 @@ func (w *filler) buffer(ctx context.Context) (int, bool) {
 			}
 			w.drop(f, DropBusy)
 		case w.pending = <-w.next:
+		case <-w.loop.Pulse():
+			w.loop.Beat()
 		case <-ctx.Done():
 		}
 	}
@@ -144,6 +150,8 @@ func (w *filler) frame(ctx context.Context) (*frame, bool) {
 		case w.pending = <-w.next:
 			return nil, true
 		case <-w.settled:
+		case <-w.loop.Pulse():
+			w.loop.Beat()
 		case <-ctx.Done():
 			return nil, false
 		}

@@ -9,6 +9,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/task"
@@ -75,6 +77,7 @@ type Config struct {
 	IDPrefix string
 	// Serial takes one frame after the other, without any overlap.
 	Serial bool
+	Pulse  *pulse.Board // where its loops say that they go on; nil: nobody asks
 	Log    zerolog.Logger
 }
 
@@ -99,8 +102,9 @@ type Pipeline struct {
 	underway atomic.Int64             // jobs between fill and their end
 	retiring sync.WaitGroup           // generations on their way to Close
 
-	counters counters
-	run      runState // of the goroutine that runs
+	counters  counters
+	run       runState    // of the goroutine that runs
+	capturing *pulse.Loop // of the goroutine that captures
 }
 
 // A frame and what its pipeline knows of it.
@@ -133,6 +137,7 @@ type generation struct {
 	replaced chan struct{} // closed when another came
 	since    time.Time
 	delay    time.Duration // waited before it was opened, if in place of a lost one
+	limit    time.Duration // no run takes longer
 }
 
 // A handover asks fill to use a generation from the next frame on.
@@ -180,11 +185,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	var captured error
 	var capturing, filling, running, reopening sync.WaitGroup
 	capturing.Go(func() { captured = p.capture(ctx); close(p.box) })
-	running.Go(func() {
-		for j := range p.work {
-			p.process(ctx, j)
-		}
-	})
+	running.Go(func() { p.runAll(ctx) })
 	reopening.Go(func() { p.reopenLost(ctx) })
 	filling.Go(func() { p.fill(ctx) })
 
@@ -199,6 +200,13 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	p.retiring.Wait()
 	return errors.Join(captured, p.cfg.Source.Close())
 }
+
+// loop is the pulse of one of the pipeline's goroutines.
+func (p *Pipeline) loop(name string) *pulse.Loop { return p.cfg.Pulse.Loop(p.cfg.Name + " " + name) }
+
+// Busy says for the source how long it may be at what it begins, 0 for ever: see
+// pulse.Loop.Rest. To be called within Next.
+func (p *Pipeline) Busy(d time.Duration) { p.capturing.Rest(d) }
 
 // dropRest counts the frames that were under way when ctx ended.
 func (p *Pipeline) dropRest() {
@@ -241,10 +249,15 @@ func (p *Pipeline) hand(ctx context.Context, h *handover) error {
 	}
 }
 
+const (
+	deadline = 10 * time.Second // of a session that says none
+	turns    = 4                // deadlines until a run is over that has to wait for others
+)
+
 func newGeneration(m Model) *generation {
 	info := m.Session.Info()
 	g := &generation{
-		Model: m, accel: string(info.Accelerator), since: time.Now(),
+		Model: m, accel: string(info.Accelerator), since: time.Now(), limit: turns*cmp.Or(info.Deadline, deadline) + pulse.Promise,
 		free: make(chan int, info.Buffers), replaced: make(chan struct{}),
 	}
 	for i := range info.Buffers {

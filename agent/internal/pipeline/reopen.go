@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/covey-edge/covey/agent/internal/pulse"
 )
 
 const (
@@ -12,15 +14,23 @@ const (
 	goodAge    = time.Minute // of a session that was not lost at once
 )
 
+// OpenTime is the longest that a model may take to open: a driver may compile it for 20
+// minutes, in two ways (TensorRT).
+const OpenTime = 45 * time.Minute
+
 // reopenLost opens lost sessions again until ctx ends.
 func (p *Pipeline) reopenLost(ctx context.Context) {
 	if p.cfg.Reopen == nil {
 		return
 	}
+	loop := p.loop("reopen")
+	defer loop.End()
 	for {
+		loop.Beat()
 		select {
 		case g := <-p.lost:
-			p.reopen(ctx, g)
+			p.reopen(ctx, g, loop)
+		case <-loop.Pulse():
 		case <-ctx.Done():
 			return
 		}
@@ -28,8 +38,9 @@ func (p *Pipeline) reopenLost(ctx context.Context) {
 }
 
 // reopen tries until a session stands in for the lost one, or another replaced it.
-func (p *Pipeline) reopen(ctx context.Context, lost *generation) {
+func (p *Pipeline) reopen(ctx context.Context, lost *generation, loop *pulse.Loop) {
 	for delay := delayAfter(lost.delay, time.Since(lost.since)); ; delay = min(2*delay, lastDelay) {
+		loop.Rest(2 * lastDelay)
 		t := time.NewTimer(jitter(delay))
 		select {
 		case <-t.C:
@@ -40,6 +51,8 @@ func (p *Pipeline) reopen(ctx context.Context, lost *generation) {
 			t.Stop()
 			return
 		}
+		loop.Beat()
+		loop.Do("opens its model again", OpenTime)
 		m, err := p.cfg.Reopen(ctx)
 		if err != nil {
 			if ctx.Err() == nil {

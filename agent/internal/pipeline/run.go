@@ -10,6 +10,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/task"
@@ -33,9 +34,29 @@ type runState struct {
 	published time.Time   // when that was
 }
 
-// process takes a job to its end: published, dropped, or back to be tried again.
-func (p *Pipeline) process(ctx context.Context, j job) {
+// runAll takes jobs to their end until there will be none.
+func (p *Pipeline) runAll(ctx context.Context) {
+	loop := p.loop("run")
+	defer loop.End()
+	for {
+		select {
+		case j, ok := <-p.work:
+			if !ok {
+				return
+			}
+			p.process(ctx, j, loop)
+		case <-loop.Pulse():
+		}
+		loop.Beat()
+	}
+}
+
+// process takes a job to its end: published, dropped, or back to be tried again. loop is
+// of the goroutine that does.
+func (p *Pipeline) process(ctx context.Context, j job, loop *pulse.Loop) {
+	loop.Rest(j.gen.limit)
 	lat, err := p.infer(j)
+	loop.Beat()
 	switch {
 	case errors.Is(err, hal.ErrLost):
 		p.sessionLost(j, err)
@@ -46,7 +67,7 @@ func (p *Pipeline) process(ctx context.Context, j job) {
 		p.dropJob(j, DropError)
 	default:
 		j.gen.free <- j.buf
-		p.publish(ctx, j, lat)
+		p.publish(ctx, j, lat, loop)
 	}
 	p.underway.Add(-1)
 	select {
@@ -70,7 +91,7 @@ func (p *Pipeline) infer(j job) (wire.Latency, error) {
 func ms(d time.Duration) float64 { return float64(d.Round(time.Microsecond)) / 1e6 }
 
 // publish offers a result; one of a source that loses nothing until it is taken.
-func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency) {
+func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency, loop *pulse.Loop) {
 	r := p.result(j, lat)
 	var room <-chan struct{} // taken before an offer, so that none is missed
 	for {
@@ -83,7 +104,7 @@ func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency) {
 			p.failed(err)
 			p.dropJob(j, DropError)
 			return
-		case p.live || !p.awaitRoom(ctx, room):
+		case p.live || !p.awaitRoom(ctx, room, loop):
 			p.dropJob(j, DropOutbox)
 			return
 		}
@@ -94,18 +115,23 @@ func (p *Pipeline) publish(ctx context.Context, j job, lat wire.Latency) {
 }
 
 // awaitRoom is false when ctx ends first. Before the first Room there is nothing to wait for.
-func (p *Pipeline) awaitRoom(ctx context.Context, room <-chan struct{}) bool {
+func (p *Pipeline) awaitRoom(ctx context.Context, room <-chan struct{}, loop *pulse.Loop) bool {
+	loop.Beat()
 	switch {
 	case p.cfg.Room == nil:
 		return sleep(ctx, offerAgain)
 	case room == nil:
 		return ctx.Err() == nil
 	}
-	select {
-	case <-room:
-		return true
-	case <-ctx.Done():
-		return false
+	for {
+		select {
+		case <-room:
+			return true
+		case <-loop.Pulse():
+			loop.Beat()
+		case <-ctx.Done():
+			return false
+		}
 	}
 }
 

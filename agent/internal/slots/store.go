@@ -47,7 +47,9 @@ type Store struct {
 	fs  blob.FS
 	dir string
 
-	mu    sync.Mutex // guards the files and the fields below: changes are one after the other, on the disk too
+	disk sync.Mutex // guards the files: changes are one after the other, on the disk too; taken before mu
+
+	mu    sync.Mutex // guards what follows, never while the disk is at work: who reads does not wait for it
 	state State
 	old   State // what state.json.old holds: its blobs stay pinned
 	note  error
@@ -155,9 +157,10 @@ func (s *Store) State() State {
 // Update changes the state and writes it; when Update returns nil the change
 // survives a power cut. With an error the state is as it was.
 func (s *Store) Update(change func(State) State) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	next := change(s.state)
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	before := s.State()
+	next := change(before)
 	b, err := encode(next)
 	if err == nil {
 		err = s.write(b)
@@ -165,7 +168,9 @@ func (s *Store) Update(change func(State) State) error {
 	if err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
-	s.state, s.old = next, s.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state, s.old = next, before
 	return nil
 }
 
@@ -194,6 +199,8 @@ func (s *Store) write(b []byte) error {
 // Pins are the blobs that must stay: those of the state, and of the one before
 // it, which a broken file would bring back.
 func (s *Store) Pins() map[wire.Digest]bool {
+	s.disk.Lock() // what a change under way needs is among them
+	defer s.disk.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pins := map[wire.Digest]bool{}

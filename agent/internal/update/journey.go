@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/agent/internal/slots"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
@@ -24,6 +25,7 @@ type journey struct {
 	wake   chan struct{}  // 1: a wake-up is never lost, and two are one
 
 	// Of the journey's own goroutine:
+	loop     *pulse.Loop
 	exec     string         // the execution that what follows is about
 	state    wire.ExecState // and its state
 	began    time.Time      // when this process took the execution up; later, by what it waited
@@ -81,13 +83,16 @@ func newJourney(l *Loop, p wire.HelloPipeline) *journey {
 
 // run asks Next and does what it says until ctx ends.
 func (j *journey) run(ctx context.Context) {
+	j.loop = j.l.c.Pulse.Loop(j.name + " update")
+	defer j.loop.End()
 	defer j.discard()
-	for !j.start() {
-		if !sleep(ctx, time.Second) {
+	for j.loop.Do("writes its state", diskTime); !j.start(); {
+		if !j.loop.Sleep(ctx.Done(), time.Second) {
 			return
 		}
 	}
 	for ctx.Err() == nil {
+		j.loop.Beat()
 		step := j.next()
 		effect, cancel := j.effectContext(ctx)
 		err := j.do(ctx, effect, step)
@@ -95,9 +100,29 @@ func (j *journey) run(ctx context.Context) {
 		if err != nil {
 			// Only the state's own disk: without it nothing may move.
 			j.rare.Error().Err(err).Stringer("step", step.Do).Msg("state not saved")
-			sleep(ctx, time.Second)
+			j.loop.Sleep(ctx.Done(), time.Second)
 		}
 	}
+}
+
+// diskTime is how long a disk may take: a worn card is busy with itself for many seconds
+// now and then.
+const diskTime = 2 * time.Minute
+
+// limitOf is how long a step may take, 0 for ever. Each effect has limits of its own, and
+// all but Repair, which waits for a controller, the age of their execution.
+func limitOf(d Action) time.Duration {
+	switch d {
+	case Begin, Order, Move, Commit, Demote:
+		return diskTime
+	case Verify:
+		return time.Hour // to read and hash every byte
+	case Restore:
+		return 2 * prepareTimeout
+	case Repair:
+		return 0
+	}
+	return maxAge + prepareTimeout
 }
 
 // start counts a restart in the middle of a trial, and says again where the
@@ -339,6 +364,7 @@ func (j *journey) do(run, ctx context.Context, step Step) error {
 		return nil
 	}
 	j.say(nil)
+	j.loop.Do(step.Do.String(), limitOf(step.Do))
 	switch step.Do {
 	case Begin, Order, Move, Commit, Demote:
 		return j.transit(step)
@@ -377,10 +403,17 @@ func (j *journey) pause(ctx context.Context, d time.Duration) {
 		defer t.Stop()
 		timer = t.C
 	}
-	select {
-	case <-j.wake:
-	case <-timer:
-	case <-ctx.Done():
+	for {
+		select {
+		case <-j.wake:
+			return
+		case <-timer:
+			return
+		case <-j.loop.Pulse():
+			j.loop.Beat()
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/agent/internal/slots"
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/release"
@@ -47,6 +48,8 @@ type Config struct {
 	Vitals func(pipeline string) Vitals
 	// Temperature of the board, °C; nil, or a nil answer: not known.
 	Temperature func() *float64
+	// Pulse is where each pipeline's loop says that it goes on; nil: nobody asks.
+	Pulse *pulse.Board
 }
 
 // A Loop keeps every pipeline on its way to the desired release.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/blob"
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
@@ -44,7 +45,9 @@ type put struct {
 }
 
 // write is the loop that commits when it is time.
-func (o *outbox) write(ctx context.Context) {
+func (o *outbox) write(ctx context.Context, board *pulse.Board) {
+	loop := board.Loop("outbox")
+	defer loop.End()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	said := "" // a disk that refuses does so every few seconds
@@ -54,9 +57,14 @@ func (o *outbox) write(ctx context.Context) {
 			return
 		case <-o.kick:
 		case <-timer.C:
+		case <-loop.Pulse():
+			loop.Beat()
+			continue
 		}
+		loop.Beat()
 		wait := o.due(time.Now())
 		if wait <= 0 {
+			loop.Do("writes", diskTime)
 			err := o.commit(false)
 			switch {
 			case err != nil && err.Error() != said:

@@ -86,7 +86,7 @@ func (f *fleet) run(ctx context.Context) error {
 		f.leave = make(chan struct{})
 		leave := f.leave
 		f.mu.Unlock()
-		err := lastWords(ctx, f.pump, f.spec(), leave, func() *doc {
+		err := lastWords(ctx, f.pump, f.spec(), f.u.cfg.Pulse, leave, func() *doc {
 			if ctx.Err() == nil {
 				return f.health // says why we leave
 			}

@@ -48,7 +48,7 @@ func (h *home) topic(c class, key string) string {
 }
 
 func (h *home) run(ctx context.Context) error {
-	return lastWords(ctx, h.pump, h.spec(), nil, func() *doc {
+	return lastWords(ctx, h.pump, h.spec(), h.u.cfg.Pulse, nil, func() *doc {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.leaving = true

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 )
 
@@ -18,6 +19,7 @@ type pump struct {
 	box   *outbox
 	topic func(c class, key string) string
 	wake  chan struct{} // the outbox's of this side
+	loop  *pulse.Loop   // of run
 
 	mu   sync.Mutex
 	up   bool
@@ -97,7 +99,9 @@ func (p *pump) settled(d *doc) bool {
 	return !d.dirty && !d.flying
 }
 
-func (p *pump) run(ctx context.Context) {
+func (p *pump) run(ctx context.Context, board *pulse.Board) {
+	p.loop = board.Loop(p.side.String() + " link")
+	defer p.loop.End()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -106,7 +110,11 @@ func (p *pump) run(ctx context.Context) {
 			return
 		case <-p.wake:
 		case <-timer.C:
+		case <-p.loop.Pulse():
+			p.loop.Beat()
+			continue
 		}
+		p.loop.Beat()
 		if p.send() {
 			timer.Reset(100 * time.Millisecond)
 		}
@@ -119,6 +127,7 @@ func (p *pump) send() bool {
 		return false
 	}
 	for {
+		p.loop.Beat()
 		c := p.held
 		p.held = nil
 		if c == nil {
@@ -131,6 +140,7 @@ func (p *pump) send() bool {
 				p.release(c)
 				return true
 			case readDisk:
+				p.loop.Do("reads the outbox back", diskTime)
 				p.box.readBack(c.c, p.side)
 				p.release(c)
 				continue

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
@@ -32,6 +33,7 @@ type Config struct {
 	Fleet     *FleetConfig // nil: no fleet link
 	Home      *HomeConfig  // nil: no home link
 	Pipelines []Pipeline
+	Pulse     *pulse.Board // where its loops say that they go on; nil: nobody asks
 	Log       zerolog.Logger
 }
 
@@ -157,7 +159,7 @@ func (u *Uplink) loadMeta() error {
 func (u *Uplink) Run(ctx context.Context) error {
 	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var writer, links sync.WaitGroup
-	writer.Go(func() { u.box.write(writing) })
+	writer.Go(func() { u.box.write(writing, u.cfg.Pulse) })
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	run := func(name string, link func(context.Context) error) {
@@ -333,15 +335,30 @@ func (u *Uplink) SetResults(pipelines []string) {
 	}
 }
 
+// diskTime is how long a disk may take: a worn card is busy with itself for many seconds
+// now and then, and starting again does not mend it.
+const diskTime = 2 * time.Minute
+
 // lastWords runs a link until ctx ends or leave is closed; then goodbye names a
 // document, which gets a moment to arrive.
-func lastWords(ctx context.Context, p *pump, s wire.Spec, leave <-chan struct{}, goodbye func() *doc) error {
+func lastWords(ctx context.Context, p *pump, s wire.Spec, board *pulse.Board, leave <-chan struct{}, goodbye func() *doc) error {
+	if receive := s.Receive; receive != nil {
+		loop := board.Loop(p.side.String() + " link inbox")
+		defer loop.End()
+		loop.Rest(0) // nobody may ever say anything
+		s.Receive = func(m wire.Message) error {
+			loop.Beat()
+			loop.Do("takes in a message", diskTime)
+			defer loop.Rest(0)
+			return receive(m)
+		}
+	}
 	linked, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	ended := make(chan error, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() { ended <- p.link.Run(linked, s) })
-	wg.Go(func() { p.run(linked) })
+	wg.Go(func() { p.run(linked, board) })
 	defer wg.Wait()
 	defer cut()
 	select {
