@@ -9,6 +9,15 @@ import _ "embed"
 //go:embed systemd/covey-agent.service
 var AgentUnit string
 
+// RunnerSocket is the systemd unit by which the agent has runners started, and
+// RunnerUnit what is started for each.
+var (
+	//go:embed systemd/covey-runner.socket
+	RunnerSocket string
+	//go:embed systemd/covey-runner@.service
+	RunnerUnit string
+)
+
 // ExampleConfig is a commented configuration file that works once its paths and
 // addresses are right.
 //

@@ -59,23 +59,42 @@ func TestDetectThisMachine(t *testing.T) {
 	}
 }
 
-// The unit's exposure may not grow: systemd's own judge says how exposed it is,
-// in tenths.
-func TestUnitIsHardened(t *testing.T) {
+// Exposure may not grow: systemd's own judge says how exposed a unit is, in tenths.
+func TestUnitsAreHardened(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("no systemd-analyze here")
 	}
-	unit := filepath.Join(t.TempDir(), "covey-agent.service")
-	if err := os.WriteFile(unit, []byte(AgentUnit), 0o644); err != nil {
-		t.Fatal(err)
+	for _, u := range []struct{ name, text, most string }{
+		{"covey-agent.service", AgentUnit, "17"},
+		{"covey-runner@.service", RunnerUnit, "8"},
+	} {
+		unit := filepath.Join(t.TempDir(), u.name)
+		if err := os.WriteFile(unit, []byte(u.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(analyze, "security", "--offline=yes", "--threshold="+u.most, unit).CombinedOutput()
+		if strings.Contains(string(out), "unrecognized option") {
+			t.Skip("systemd-analyze is too old for --offline")
+		}
+		if err != nil {
+			t.Errorf("%s: %v\n%s", u.name, err, out)
+		}
 	}
-	out, err := exec.Command(analyze, "security", "--offline=yes", "--threshold=17", unit).CombinedOutput()
-	if strings.Contains(string(out), "unrecognized option") {
-		t.Skip("systemd-analyze is too old for --offline")
+}
+
+// The agent has no accelerator, and its runners have no network.
+func TestWhoHasWhat(t *testing.T) {
+	for _, driver := range []string{"usb_device", "apex", "drm", "accel", "nvidia*", "galcore", "mali*"} {
+		line := "\nDeviceAllow=char-" + driver + " rw\n"
+		if strings.Contains(AgentUnit, line) || !strings.Contains(RunnerUnit, line) {
+			t.Errorf("%s belongs to runners alone", driver)
+		}
 	}
-	if err != nil {
-		t.Errorf("%v\n%s", err, out)
+	for _, line := range []string{"PrivateNetwork=yes", "DevicePolicy=closed", "ProtectSystem=strict", "OOMPolicy=kill"} {
+		if !strings.Contains(RunnerUnit, "\n"+line+"\n") {
+			t.Errorf("runners go without %s", line)
+		}
 	}
 }
 

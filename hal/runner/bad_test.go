@@ -25,37 +25,66 @@ import (
 // test binary could not be its own runner, it needs terabytes of address space.
 var badProgram string
 
-// TestMain lets the test binary be the stage, and an agent that can be killed.
+// TestMain lets the test binary be the stage, an agent that can be killed, and what
+// systemd would be and start.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "stage" {
-		runtime.LockOSThread() // so that the stage runs in another thread than the first, as it may
-		done := make(chan error)
-		go func() { done <- Stage(os.Args[2:]) }()
-		fmt.Fprintln(os.Stderr, <-done)
-		os.Exit(1)
-	}
-	if len(os.Args) > 1 && os.Args[1] == "agent" {
-		agent(os.Args[2])
-		return
+	if len(os.Args) > 1 {
+		role(os.Args[1], os.Args[2:])
 	}
 	if haltest.InVM() {
-		badProgram = vmPrograms + "/badrunner"
+		badProgram = vmPrograms + "/covey-runner-bad"
 		os.Exit(m.Run())
 	}
 	dir, err := os.MkdirTemp("", "badrunner")
 	if err != nil {
 		panic(err)
 	}
-	badProgram = filepath.Join(dir, "badrunner")
-	build := exec.Command("go", "build", "-o", dir+"/", "./testdata/badrunner", "./testdata/escape")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build badrunner: %v\n%s", err, out)
-		os.Exit(1)
+	badProgram = filepath.Join(dir, "covey-runner-bad")
+	for program, from := range map[string]string{badProgram: "./testdata/badrunner", filepath.Join(dir, "covey-runner-escape"): "./testdata/escape"} {
+		build := exec.Command("go", "build", "-o", program, from)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build %s: %v\n%s", from, err, out)
+			os.Exit(1)
+		}
 	}
 	code := m.Run()
+	endStandIns()
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// role is what the test binary is besides a test: it does not return from one.
+func role(name string, args []string) {
+	var err error
+	switch name {
+	case "stage":
+		runtime.LockOSThread() // so that the stage runs in another thread than the first, as it may
+		done := make(chan error)
+		go func() {
+			if len(args) == 2 && args[0] == "--unit" {
+				done <- UnitStage(args[1])
+			} else {
+				done <- Stage(args)
+			}
+		}()
+		err = <-done
+	case "agent":
+		agent(args[0])
+	case "systemd":
+		err = standInMain(args[0], args[1], args[2])
+	case "exec-start":
+		err = execStart(args)
+	case "runner-ended":
+		err = TellEnd(args[0])
+	default:
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // bad is an engine whose runner misbehaves.
@@ -69,13 +98,13 @@ func badConfig(mode string, log zerolog.Logger) Config {
 	if err != nil {
 		panic(err)
 	}
-	return Config{Name: "bad", Program: badProgram, Stage: []string{self, "stage"}, Env: []string{"MODE=" + mode}, Logger: log}
+	return Config{Name: "bad", Program: badProgram, Stage: []string{self, "stage"}, Units: UnitsOf(badProgram), Env: []string{"MODE=" + mode}, Logger: log}
 }
 
 // Stop halts a session's runner where it is, for tests over the real runner.
 func Stop(t testing.TB, s hal.Session) {
 	t.Helper()
-	if err := unix.Kill(s.(*session).runner.cmd.Process.Pid, unix.SIGSTOP); err != nil {
+	if err := unix.Kill(s.(*session).runner.child.pid(), unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -236,12 +265,16 @@ func TestCloseEndsADeafRunner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid := s.(*session).runner.cmd.Process.Pid
+	pidfd, err := unix.PidfdOpen(s.(*session).runner.child.pid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := unix.Kill(pid, 0); err != unix.ESRCH {
-		t.Errorf("runner %d is still there: %v", pid, err)
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0); n != 1 {
+		t.Errorf("the runner is still there: %v", err)
 	}
 }
 
@@ -283,7 +316,7 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	proc := fmt.Sprintf("/proc/%d/", s.(*session).runner.cmd.Process.Pid)
+	proc := fmt.Sprintf("/proc/%d/", s.(*session).runner.child.pid())
 	status, err := os.ReadFile(proc + "status")
 	if err != nil {
 		t.Fatal(err)
@@ -380,7 +413,7 @@ func agent(mode string) {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(s.(*session).runner.cmd.Process.Pid)
+	fmt.Println(s.(*session).runner.child.pid())
 	_, _ = s.Run(0)
 	fmt.Println("ran")
 	time.Sleep(time.Hour)
@@ -396,6 +429,14 @@ func TestNoOrphan(t *testing.T) {
 		}
 		cmd := exec.Command(self, "agent", mode)
 		cmd.Env = append(os.Environ(), "BAD_PROGRAM="+badProgram, "BAD_DIR="+t.TempDir())
+		if bySocket() {
+			s, err := newStandIn(filepath.Dir(badProgram))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.end()
+			cmd.Env = append(cmd.Env, "BAD_SYSTEMD="+s.dir)
+		}
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -461,8 +502,12 @@ func BenchmarkOpen(b *testing.B) {
 
 // TestOtherLanguage runs the suite over a runner that was written from PROTOCOL.md.
 func TestOtherLanguage(t *testing.T) {
-	program, err := filepath.Abs("testdata/invert.py")
+	text, err := os.ReadFile("testdata/invert.py")
 	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "covey-runner-invert")
+	if err := os.WriteFile(program, text, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	// What python3 is may be a script that looks for the real one: it could not do
@@ -477,7 +522,7 @@ func TestOtherLanguage(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := badConfig("", zerolog.New(zerolog.NewTestWriter(t)))
-	c.Name, c.Program, c.Env = "invert", program, []string{"PATH=" + bin, "PYTHONHOME=" + prefix}
+	c.Name, c.Program, c.Units, c.Env = "invert", program, UnitsOf(program), []string{"PATH=" + bin, "PYTHONHOME=" + prefix}
 	c.Access.Read = []string{prefix + "/lib"}
 	e, m := New(c), someModel(t)
 	haltest.Engine(t, e, m)

@@ -60,12 +60,13 @@ func TestStuck(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer unix.Close(pair[1])
-		p := &process{name: "bad", fd: pair[0], said: &stderr{}, ended: make(chan struct{}), in: make([]byte, proto.MaxPacket), users: 1, phase: "run"}
-		p.cmd = exec.Command("sleep", "1000") // which ends; but nobody says so to p
-		if err := p.cmd.Start(); err != nil {
+		cmd := exec.Command("sleep", "1000") // which ends; but nobody says so to p
+		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		defer p.cmd.Wait()
+		defer cmd.Wait()
+		p := &process{name: "bad", child: &spawned{cmd: cmd}, fd: pair[0], said: &stderr{}, ended: make(chan struct{}), known: make(chan struct{}),
+			in: make([]byte, proto.MaxPacket), users: 1, phase: "run"}
 		p.kill(&hal.Error{Code: hal.CodeTimeout, Text: "too slow"})
 		if n, err := p.read(); n != 0 || err != nil {
 			t.Errorf("reading from it: %d, %v; want the end", n, err)
@@ -92,10 +93,11 @@ func TestSlowDeath(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer unix.Close(pair[1])
-			p := &process{name: "bad", fd: pair[0], said: &stderr{}, ended: make(chan struct{}), users: 1, phase: "run"}
-			p.cmd = exec.Command("sh", "-c", "kill -"+signal+" $$")
-			_ = p.cmd.Run()
+			s := &spawned{cmd: exec.Command("sh", "-c", "kill -"+signal+" $$")}
+			_ = s.cmd.Run()
+			p := &process{name: "bad", child: s, fd: pair[0], said: &stderr{}, ended: make(chan struct{}), known: make(chan struct{}), how: s.end(), users: 1, phase: "run"}
 			time.AfterFunc(2*graceful, func() { close(p.ended) })
+			time.AfterFunc(3*graceful, func() { close(p.known) }) // as systemd's instances
 			if err := p.died(1); hal.CodeOf(err) != hal.CodeCrash || !errors.Is(err, hal.ErrLost) || !strings.Contains(err.Error(), says) {
 				t.Errorf("%v, want that it %s", err, says)
 			}
@@ -111,7 +113,7 @@ func TestDeadBetweenRuns(t *testing.T) {
 	if _, err := one.Run(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Kill(runnerOf(one).cmd.Process.Pid, unix.SIGABRT); err != nil {
+	if err := unix.Kill(runnerOf(one).child.pid(), unix.SIGABRT); err != nil {
 		t.Fatal(err)
 	}
 	<-runnerOf(one).ended
@@ -233,7 +235,7 @@ func TestDyingIsNotJoined(t *testing.T) {
 		waits = len(p.turns.waiting) == 1
 		p.turns.mu.Unlock()
 	}
-	if err := unix.Kill(p.cmd.Process.Pid, unix.SIGSEGV); err != nil {
+	if err := unix.Kill(p.child.pid(), unix.SIGSEGV); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.died(old.(*session).id); hal.CodeOf(err) != hal.CodeCrash { // in a run of old's

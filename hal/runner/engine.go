@@ -24,7 +24,10 @@ type Config struct {
 	// Stage is the command that confines itself and then becomes the program: the
 	// arguments of Stage are appended. Empty: the program is started as it is, in
 	// no sandbox and without limits.
-	Stage  []string
+	Stage []string
+	// Units starts the runner as an instance of systemd's unit. The unit finds the
+	// program by Name. nil: the agent starts it.
+	Units  *Units
 	Env    []string // the runner's whole environment, "K=V"; it needs none
 	Logger zerolog.Logger
 
@@ -246,7 +249,7 @@ func (e *Engine) start(ctx context.Context, a hal.Accelerator, memory int64) (*p
 		return nil, &hal.Error{Code: hal.CodeEngine, Text: "runner " + e.config.Name + " keeps dying at its start; see the log for what it said", Err: err}
 	}
 	e.ready.Do(e.prepare)
-	p, err := startProcess(e.config, e.groups, a, memory)
+	p, err := startProcess(ctx, e.config, e.groups, a, memory)
 	if err == nil {
 		e.keep(p)
 		if err = p.hello(ctx); err != nil {

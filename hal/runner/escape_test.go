@@ -79,9 +79,9 @@ func newEscape(t *testing.T) *escape {
 	abstract := "covey-escape" + strings.ReplaceAll(dir, "/", "-")
 	listen("unix", "@"+abstract)
 	c := badConfig("", zerolog.Nop())
-	c.Name, c.Program = "escape", filepath.Join(filepath.Dir(badProgram), "escape")
+	c.Name, c.Program = "escape", filepath.Join(filepath.Dir(badProgram), "covey-runner-escape")
 	c.Env = []string{
-		"VICTIM=" + victim, "ROOM=" + dir, "ABSTRACT=" + abstract,
+		"AGENT=" + strconv.Itoa(os.Getpid()), "VICTIM=" + victim, "ROOM=" + dir, "ABSTRACT=" + abstract,
 		"TCP=" + listen("tcp", "127.0.0.1:0"), "UDP=" + receive("udp", "127.0.0.1:0"),
 		"UNIX=" + listen("unix", filepath.Join(dir, "stream")), "DATAGRAM=" + receive("unixgram", filepath.Join(dir, "datagram")),
 	}
@@ -97,18 +97,17 @@ func newEscape(t *testing.T) *escape {
 
 // try starts attempts in one process and waits for its end. said has a line for
 // each, "NAME: OUTCOME", unless the process was killed before.
-func (e *escape) try(t *testing.T, names ...string) (said string, status syscall.WaitStatus) {
+func (e *escape) try(t *testing.T, names ...string) (said string, how ending) {
 	t.Helper()
 	c := e.config
 	c.Env = append(slices.Clone(c.Env), "ATTEMPT="+strings.Join(names, ","))
-	p, err := startProcess(c, nil, hal.Auto, 1<<30)
+	p, err := startProcess(t.Context(), c, nil, hal.Auto, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-p.ended
+	<-p.known
 	p.close()
-	status, _ = p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	return p.said.last(), status
+	return p.said.last(), p.how
 }
 
 // missing says whether what an attempt is after is not on this machine.
@@ -133,17 +132,17 @@ func (e *escape) confined(t *testing.T, landlock bool) {
 			t.Logf("not here: %s", name)
 		case !landlock && slices.Contains(read, name):
 		case slices.Contains(killed, name):
-			if said, status := e.try(t, name); !status.Signaled() || status.Signal() != syscall.SIGSYS {
-				t.Errorf("%s: %q, %v; want death by SIGSYS", name, said, status)
+			if said, how := e.try(t, name); how.signal != syscall.SIGSYS {
+				t.Errorf("%s: %q, %+v; want death by SIGSYS", name, said, how)
 			}
 		default:
 			names = append(names, name)
 		}
 	}
-	said, status := e.try(t, names...)
+	said, how := e.try(t, names...)
 	outcomes := strings.Split(strings.TrimSpace(said), "\n")
-	if status.ExitStatus() != 0 || len(outcomes) != len(names) {
-		t.Fatalf("%d outcomes of %d, %v:\n%s", len(outcomes), len(names), status, said)
+	if how != (ending{}) || len(outcomes) != len(names) {
+		t.Fatalf("%d outcomes of %d, %+v:\n%s", len(outcomes), len(names), how, said)
 	}
 	for i, name := range names {
 		outcome := strings.TrimPrefix(outcomes[i], name+": ")
@@ -193,9 +192,9 @@ func TestEscapeIsPossible(t *testing.T) {
 	e := newEscape(t)
 	e.config.Stage = nil
 	for _, name := range free {
-		said, status := e.try(t, name)
-		if again := strings.HasPrefix(name, "execve") && status.ExitStatus() == 0; !again && !strings.Contains(said, "ESCAPED") {
-			t.Errorf("%s: %q, %v: the attempt does not work even without a sandbox", name, said, status)
+		said, how := e.try(t, name)
+		if again := strings.HasPrefix(name, "execve") && how == (ending{}); !again && !strings.Contains(said, "ESCAPED") {
+			t.Errorf("%s: %q, %+v: the attempt does not work even without a sandbox", name, said, how)
 		}
 	}
 }
@@ -246,10 +245,10 @@ func machine(t *testing.T, words string) haltest.Machine {
 	if err := os.WriteFile(secret, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Dir(badProgram)
+	escape := filepath.Join(filepath.Dir(badProgram), "covey-runner-escape")
 	return haltest.Machine{Kernel: words, Files: map[string]string{
-		vmPrograms + "/badrunner": badProgram, vmPrograms + "/escape": filepath.Join(dir, "escape"),
-		"/etc/shadow": secret, "/etc/passwd": secret, "/root/secret": secret, "/bin/sh": filepath.Join(dir, "escape"),
+		vmPrograms + "/covey-runner-bad": badProgram, vmPrograms + "/covey-runner-escape": escape,
+		"/etc/shadow": secret, "/etc/passwd": secret, "/root/secret": secret, "/bin/sh": escape,
 	}}
 }
 
@@ -284,7 +283,7 @@ func cgroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.(*session).runner.cmd.Process.Pid))
+	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.(*session).runner.child.pid()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,7 +409,7 @@ func TestDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.(*session).runner.cmd.Process.Pid))
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.(*session).runner.child.pid()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,8 +23,9 @@ func onnx(t testing.TB, env ...string) *runner.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	program := haltest.Program(t, "covey-runner-onnx")
 	return runner.New(runner.Config{
-		Name: "onnx", Program: haltest.Program(t, "covey-runner-onnx"), Env: env,
+		Name: "onnx", Program: program, Units: runner.UnitsOf(program), Env: env,
 		Stage: []string{self, "stage"}, Logger: zerolog.New(zerolog.NewTestWriter(t)),
 	})
 }

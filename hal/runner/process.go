@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -34,7 +33,7 @@ const idle = "between runs"
 // it, the one whose turn it is; kill may be called by any.
 type process struct {
 	name    string
-	cmd     *exec.Cmd
+	child   child
 	fd      int // our end of the socket; blocking, so that a run costs no trip through the poller
 	said    *stderr
 	welcome proto.Welcome
@@ -42,10 +41,11 @@ type process struct {
 	device string // that it holds for all; "" where it has one session
 	turns  turns  // whose request is under way
 
-	ended   chan struct{} // closed when the process is gone and reaped
-	starved bool          // the kernel says that it killed it for want of memory; known once it has ended
-	in      []byte        // of the packet received last, in its turn
-	count   uint64        // requests sent, in their turns
+	ended chan struct{} // closed when the process is gone
+	known chan struct{} // closed when how is known as well: that may come a moment later
+	how   ending        // set before known is closed
+	in    []byte        // of the packet received last, in its turn
+	count uint64        // requests sent, in their turns
 
 	mu     sync.Mutex
 	phase  string     // what it is doing: "start", "AllocateTensors", "run"
@@ -56,52 +56,58 @@ type process struct {
 	guilty uint32 // the session in whose turn it died; 0: it has not, or in nobody's
 }
 
-// startProcess starts the runner program through the stage, in a cgroup of its own
-// where there is a group to divide.
-func startProcess(c Config, groups *sandbox.Groups, a hal.Accelerator, memory int64) (*process, error) {
+// startProcess starts the runner program through the stage, as an instance of
+// systemd's unit or in a cgroup of its own where there is a group to divide.
+func startProcess(ctx context.Context, c Config, groups *sandbox.Groups, a hal.Accelerator, memory int64) (*process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("make a socket for runner %s: %v", c.Name, err), Err: err}
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "runner")
 	defer theirs.Close()
-	argv := []string{c.Program}
-	if len(c.Stage) > 0 {
-		spec := sandbox.Spec{Memory: memory, Access: c.reach(a)}
-		if argv, err = c.stageArgs(spec); err != nil {
-			unix.Close(pair[0])
-			return nil, err
-		}
-	}
 	p := &process{
 		name: c.Name, fd: pair[0], said: &stderr{log: c.Logger.With().Str("runner", c.Name).Logger()},
-		ended: make(chan struct{}), in: make([]byte, proto.MaxPacket), users: 1,
+		ended: make(chan struct{}), known: make(chan struct{}), in: make([]byte, proto.MaxPacket), users: 1,
 	}
-	p.cmd = exec.Command(argv[0], argv[1:]...)
-	p.cmd.Env = append([]string{}, c.Env...)
-	p.cmd.Dir = "/"
-	p.cmd.Stderr = p.said
-	p.cmd.ExtraFiles = []*os.File{theirs} // becomes descriptor 3
-	p.cmd.WaitDelay = time.Second         // a grandchild may hold stderr
-	// The runner ends with its socket; this is for one that does not.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	group := groups.New(c.Name, memory)
-	if err := p.cmd.Start(); err != nil {
+	if p.child, err = c.begin(ctx, sandbox.Spec{Memory: memory, Access: c.reach(a)}, theirs, p.said, groups); err != nil {
 		unix.Close(p.fd)
-		group.End()
-		return nil, &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("start %s: %v", argv[0], err), Err: err}
-	}
-	if err := group.Take(p.cmd.Process.Pid); err != nil && !errors.Is(err, unix.ESRCH) {
-		p.said.log.Warn().Err(err).Msg("the runner has no cgroup of its own: its limits are those of a process")
+		return nil, err
 	}
 	// Waited for by close, through ended.
 	go func() {
-		defer close(p.ended)
-		p.reap()
-		p.starved = group.Starved()
-		group.End()
+		p.child.wait()
+		close(p.ended)
+		p.how = p.child.end()
+		close(p.known)
 	}()
 	return p, nil
+}
+
+// begin starts the process of a runner. Where systemd would start it and does not,
+// the agent does.
+func (c Config) begin(ctx context.Context, spec sandbox.Spec, theirs *os.File, said *stderr, groups *sandbox.Groups) (child, error) {
+	argv := []string{c.Program}
+	if len(c.Stage) > 0 {
+		if c.Units != nil {
+			i, err := c.Units.start(ctx, order{Engine: c.Name, Spec: spec, Env: c.Env}, theirs, said)
+			if err == nil {
+				return i, nil
+			}
+			if !errors.Is(err, errNoUnit) {
+				return nil, err
+			}
+			c.Units.complain(err)
+		}
+		var err error
+		if argv, err = c.stageArgs(spec); err != nil {
+			return nil, err
+		}
+	}
+	s, err := spawn(c, argv, theirs, said, groups, spec.Memory)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // reach is what a runner for an accelerator may reach: that accelerator's device
@@ -123,16 +129,6 @@ func (c Config) reach(a hal.Accelerator) sandbox.Access {
 		}
 	}
 	return access
-}
-
-// reap waits for the end of the process and of all that it may have started. As
-// long as it is dead and not waited for, its number is its group's alone.
-func (p *process) reap() {
-	pid := p.cmd.Process.Pid
-	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
-	}
-	_ = unix.Kill(-pid, unix.SIGKILL)
-	_ = p.cmd.Wait()
 }
 
 // hello agrees on the version.
@@ -324,40 +320,52 @@ func (p *process) died(session uint32) error {
 	if p.guilty != session {
 		return &hal.Error{Code: hal.CodeEngine, Text: fmt.Sprintf("runner %s ended under another model on %s", p.name, p.device), Err: errors.Join(hal.ErrLost, errOther)}
 	}
-	// A killed runner may take longer to go than we wait, and then looks as if we had killed it.
-	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if before := p.cause == impatience && (p.starved || status.Signal() != syscall.SIGKILL); p.cause != nil && !before { // it was ending already
-		return &hal.Error{Code: p.cause.Code, Text: p.cause.Text, Err: errors.Join(hal.ErrLost, p.cause.Err)}
+	if p.cause != nil && p.cause != impatience { // it was ending already
+		return p.killedFor()
 	}
-	return verdict(p.name, p.phase, p.cmd.ProcessState, p.said.last())
+	p.mu.Unlock()
+	<-p.known
+	p.mu.Lock()
+	// A killed runner may take longer to go than we wait, and then looks as if we had killed it.
+	if before := p.how.starved || !p.how.unknown && !p.how.killed(); p.cause != nil && !before {
+		return p.killedFor()
+	}
+	return verdict(p.name, p.phase, p.how, p.said.last())
+}
+
+// killedFor is why we killed it. The mutex is held.
+func (p *process) killedFor() error {
+	return &hal.Error{Code: p.cause.Code, Text: p.cause.Text, Err: errors.Join(hal.ErrLost, p.cause.Err)}
 }
 
 // verdict says why a runner that we did not kill has ended.
-func verdict(name, phase string, state *os.ProcessState, said string) *hal.Error {
-	status, _ := state.Sys().(syscall.WaitStatus)
-	how := fmt.Sprintf("ended with status %d", status.ExitStatus())
-	if status.Signaled() {
-		how = "died by " + unix.SignalName(status.Signal())
+func verdict(name, phase string, end ending, said string) *hal.Error {
+	how := fmt.Sprintf("ended with status %d", end.status)
+	switch {
+	case end.unknown:
+		how = "ended, systemd did not say how,"
+	case end.signal != 0:
+		how = "died by " + unix.SignalName(end.signal)
 	}
 	e := &hal.Error{Code: hal.CodeCrash, Text: fmt.Sprintf("runner %s %s in %s", name, how, phase), Err: hal.ErrLost}
 	if phase == "start" {
 		e.Code = hal.CodeEngine
 	}
-	if phase == "start" && said == "" && status.Signaled() && status.Signal() == syscall.SIGSEGV {
+	if phase == "start" && said == "" && end.signal == syscall.SIGSEGV {
 		e.Code = hal.CodeMemory // how the kernel ends a program whose own data is past RLIMIT_DATA
 		e.Text += ": the program itself is most likely larger than its memory limit"
 	}
-	if status.Signaled() && status.Signal() == syscall.SIGSYS {
+	if end.signal == syscall.SIGSYS {
 		e.Text += ": it tried what no runner may (to trace a process, to mount, to load a module)"
 	}
-	if status.Signaled() && status.Signal() == syscall.SIGKILL {
+	if end.killed() {
 		e.Code = hal.CodeMemory // nobody but the kernel's memory killer does that
 		e.Text += ": killed from outside, most often for want of memory"
 	}
 	if line := outOfMemory(said); line != "" {
 		e.Code = hal.CodeMemory
 		e.Text += ": past its memory limit: " + line
-	} else if line := reason(said); line != "" && (!status.Signaled() || phase == "start") {
+	} else if line := reason(said); line != "" && (end.signal == 0 || phase == "start") {
 		e.Text += ": " + line
 	}
 	return e
@@ -403,7 +411,7 @@ func (p *process) kill(cause *hal.Error) {
 		p.cause = cause
 	}
 	_ = unix.Shutdown(p.fd, unix.SHUT_RDWR)
-	_ = p.cmd.Process.Kill()
+	p.child.kill()
 }
 
 // finish waits for the end of a runner whose socket is closed, and kills it for a
@@ -454,7 +462,7 @@ func (p *process) close() {
 	}
 	_ = unix.Shutdown(p.fd, unix.SHUT_RDWR)
 	if !p.finish(&hal.Error{Code: hal.CodeEngine, Text: "runner " + p.name + " did not end when its socket was closed"}) {
-		p.said.log.Error().Int("pid", p.cmd.Process.Pid).Msg("the runner cannot be ended: a driver holds it in the kernel; restart the board if it stays so")
+		p.said.log.Error().Int("pid", p.child.pid()).Msg("the runner cannot be ended: a driver holds it in the kernel; restart the board if it stays so")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

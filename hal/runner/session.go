@@ -234,13 +234,13 @@ func (s *session) fail(err error) error {
 	return err
 }
 
-// Memory is what the runner takes now (its PSS, bytes), 0 when that is not known.
+// Memory is what the runner takes now (bytes), 0 when that is not known.
 // Sessions that share a runner each say the whole.
 func (s *session) Memory() int64 {
 	if s.runner.over() {
 		return 0 // its number may be another's by now
 	}
-	return pss(os.DirFS("/"), s.runner.cmd.Process.Pid)
+	return s.runner.child.memory()
 }
 
 // Close ends the session, with the last one its runner, and frees the memory: slices of Input and Output must not

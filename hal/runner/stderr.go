@@ -2,9 +2,11 @@ package runner
 
 import (
 	"bytes"
+	"os"
 	"sync"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/covey-edge/covey/hal/runner/proto"
 )
@@ -20,10 +22,22 @@ const (
 type stderr struct {
 	log zerolog.Logger
 
-	mu    sync.Mutex
-	said  []byte
-	line  []byte
-	lines int
+	mu      sync.Mutex
+	journal *os.File // of its unit: gets the same lines; nil: there is none
+	said    []byte
+	line    []byte
+	lines   int
+}
+
+// also has lines written to a unit's journal from now on; nil ends that. The file
+// is made one that nobody is kept waiting by.
+func (s *stderr) also(journal *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.journal = journal
+	if journal != nil {
+		_ = unix.SetNonblock(int(journal.Fd()), true)
+	}
 }
 
 // Write never fails.
@@ -55,6 +69,9 @@ func (s *stderr) flush() {
 		text = "the runner says too much; the rest of it is not logged"
 	}
 	s.log.Debug().Str("line", text).Msg("runner stderr")
+	if s.journal != nil {
+		_, _ = unix.Write(int(s.journal.Fd()), []byte(text+"\n"))
+	}
 }
 
 // last is the end of what was said.

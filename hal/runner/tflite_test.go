@@ -24,8 +24,9 @@ func tflite(t testing.TB) *runner.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	program := haltest.Program(t, "covey-runner-tflite")
 	return runner.New(runner.Config{
-		Name: "tflite", Program: haltest.Program(t, "covey-runner-tflite"),
+		Name: "tflite", Program: program, Units: runner.UnitsOf(program),
 		Stage: []string{self, "stage"}, Logger: zerolog.New(zerolog.NewTestWriter(t)),
 	})
 }
@@ -267,7 +268,7 @@ func TestPitfall14NoLibraryIsOneLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := runner.New(runner.Config{Name: "tflite", Program: alone, Stage: []string{self, "stage"}, Logger: zerolog.Nop()})
+	e := runner.New(runner.Config{Name: "tflite", Program: alone, Units: runner.UnitsOf(alone), Stage: []string{self, "stage"}, Logger: zerolog.Nop()})
 	_, err = e.Open(t.Context(), model(t, mobilenet), hal.Options{})
 	if hal.CodeOf(err) != hal.CodeEngine || !strings.Contains(err.Error(), "libtensorflowlite_c.so: cannot open shared object file") {
 		t.Errorf("%v, want %s that names the library", err, hal.CodeEngine)

@@ -78,7 +78,7 @@ func detect(cmd *cobra.Command, f detectFlags, pictures []string) error {
 		level = "debug"
 	}
 	log := logger(os.Stderr, level)
-	all, err := engines(nil, log)
+	all, err := engines(nil, nil, log)
 	if err != nil {
 		return err
 	}

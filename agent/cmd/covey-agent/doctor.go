@@ -71,7 +71,7 @@ func examine(ctx context.Context, config string, wanted bool) (*report, error) {
 	if err == nil {
 		data = file.Data
 	}
-	all, failed := engines(file, zerolog.Nop())
+	all, failed := engines(file, nil, zerolog.Nop())
 	if failed != nil {
 		return nil, failed
 	}
@@ -82,7 +82,7 @@ func examine(ctx context.Context, config string, wanted bool) (*report, error) {
 		r.Devices = append(r.Devices, devices...)
 		r.Diagnoses = append(r.Diagnoses, diagnoses...)
 	}
-	decoder, failed := pictures(zerolog.Nop())
+	decoder, failed := pictures(nil, zerolog.Nop())
 	if failed != nil {
 		return nil, failed
 	}

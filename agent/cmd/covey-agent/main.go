@@ -40,7 +40,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), checkCommand(), doctorCommand(), probeCommand(), detectCommand(), joinCommand(), versionCommand(), stageCommand(), outboxCommand(), formatsCommand())
+	root.AddCommand(runCommand(), checkCommand(), doctorCommand(), probeCommand(), detectCommand(), joinCommand(), versionCommand(), stageCommand(), endedCommand(), outboxCommand(), formatsCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {
 			fmt.Fprintln(os.Stderr, "covey-agent:", line)
@@ -59,11 +59,29 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// stageCommand is what stands between the agent and a runner: see runner.Stage.
+// stageCommand is what stands between the agent and a runner: see runner.Stage, and
+// for covey-runner@.service, with --unit, runner.UnitStage.
 func stageCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "stage", Hidden: true, DisableFlagParsing: true,
-		RunE: func(_ *cobra.Command, args []string) error { return runner.Stage(args) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || args[0] != "--unit" {
+				return runner.Stage(args)
+			}
+			self, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("where am I: %w", err)
+			}
+			return runner.UnitStage(filepath.Dir(self))
+		},
+	}
+}
+
+// endedCommand is what covey-runner@.service starts when a runner has ended.
+func endedCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "runner-ended", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return runner.TellEnd(args[0]) },
 	}
 }
 
@@ -121,9 +139,27 @@ var programs = []struct {
 	{"onnx", []hal.Accelerator{hal.CUDA, hal.TensorRT}},
 }
 
+// runnerSocket is where covey-runner.socket listens.
+const runnerSocket = "/run/covey/runner"
+
+// units is what starts runners for the service covey-agent, where the board has the
+// unit for them; else nil, and the agent starts them.
+func units(log zerolog.Logger) *runner.Units {
+	dir := os.Getenv("RUNTIME_DIRECTORY")
+	if dir == "" || !exists(runnerSocket) {
+		return nil
+	}
+	u, err := runner.NewUnits(runnerSocket, filepath.Join(dir, "ended"), log)
+	if err != nil {
+		log.Warn().Err(err).Msg("runners are started by the agent, not by systemd")
+		return nil
+	}
+	return u
+}
+
 // engines is the list of all engines there are, with what the configuration (may be
-// nil) gives their runners. Only the first has to be there.
-func engines(file *agent.File, log zerolog.Logger) ([]hal.Engine, error) {
+// nil) gives their runners. units (may be nil) starts them. Only the first has to be there.
+func engines(file *agent.File, units *runner.Units, log zerolog.Logger) ([]hal.Engine, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("where am I: %w", err)
@@ -131,7 +167,7 @@ func engines(file *agent.File, log zerolog.Logger) ([]hal.Engine, error) {
 	var all []hal.Engine
 	for i, p := range programs {
 		if program := beside(self, p.name); i == 0 || program != "" {
-			c := configOf(self, p.name, log)
+			c := configOf(self, p.name, units, log)
 			c.Accelerators = p.nodes
 			if file != nil {
 				c.More = reach(file)
@@ -143,7 +179,7 @@ func engines(file *agent.File, log zerolog.Logger) ([]hal.Engine, error) {
 }
 
 // pictures is the engine that decodes JPEG, nil where its program is not there.
-func pictures(log zerolog.Logger) (hal.Engine, error) {
+func pictures(units *runner.Units, log zerolog.Logger) (hal.Engine, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("where am I: %w", err)
@@ -151,7 +187,7 @@ func pictures(log zerolog.Logger) (hal.Engine, error) {
 	if beside(self, "jpeg") == "" {
 		return nil, nil
 	}
-	return runner.New(configOf(self, "jpeg", log)), nil
+	return runner.New(configOf(self, "jpeg", units, log)), nil
 }
 
 // reach is what runners may reach for single accelerators: delegates their library
@@ -190,11 +226,12 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func configOf(self, name string, log zerolog.Logger) runner.Config {
+func configOf(self, name string, units *runner.Units, log zerolog.Logger) runner.Config {
 	return runner.Config{
 		Name:    name,
 		Program: filepath.Join(filepath.Dir(self), "covey-runner-"+name),
 		Stage:   []string{self, "stage"},
+		Units:   units,
 		Logger:  log,
 	}
 }

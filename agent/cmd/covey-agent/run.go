@@ -22,6 +22,7 @@ import (
 	"github.com/covey-edge/covey/fleet/blob"
 	"github.com/covey-edge/covey/fleet/link/mqtt"
 	"github.com/covey-edge/covey/fleet/wire"
+	"github.com/covey-edge/covey/hal/runner"
 )
 
 const runExample = `  # as the service does
@@ -46,7 +47,7 @@ func runCommand() *cobra.Command {
 
 // assemble makes the agent's values out of a configuration: the only place that
 // knows which engines, sources and links there are.
-func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, error) {
+func assemble(file *agent.File, units *runner.Units, log zerolog.Logger) (agent.Config, *renewal, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return agent.Config{}, nil, fmt.Errorf("where am I: %w", err)
@@ -59,7 +60,7 @@ func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, err
 	if err := os.MkdirAll(agent.EnginesPath(file.Data), 0o700); err != nil {
 		return c, nil, err
 	}
-	if c.Engines, err = engines(file, log); err != nil {
+	if c.Engines, err = engines(file, units, log); err != nil {
 		return c, nil, err
 	}
 	id, err := agent.LoadIdentity(file.Data)
@@ -81,7 +82,7 @@ func assemble(file *agent.File, log zerolog.Logger) (agent.Config, *renewal, err
 		return c, nil, err
 	}
 	all := &sources{log: log}
-	if all.jpeg, err = pictures(log); err != nil {
+	if all.jpeg, err = pictures(units, log); err != nil {
 		return c, nil, err
 	}
 	c.Source = all.open

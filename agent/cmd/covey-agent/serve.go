@@ -15,6 +15,7 @@ import (
 	"github.com/covey-edge/covey/agent"
 	"github.com/covey-edge/covey/agent/internal/health"
 	"github.com/covey-edge/covey/agent/internal/pulse"
+	"github.com/covey-edge/covey/hal/runner"
 )
 
 // A server runs agents of this process, one after the other: another one when the
@@ -24,6 +25,7 @@ type server struct {
 	service *health.Service
 	loop    *pulse.Loop // its own
 	again   <-chan os.Signal
+	units   *runner.Units // starts runners; nil: the agents do
 }
 
 // A plan is an agent that could run now.
@@ -56,7 +58,11 @@ func serve(ctx context.Context, config string) error {
 	file, err := agent.ReadFile(config)
 	log := logger(os.Stderr, levelOf(file))
 	board := &pulse.Board{Promise: health.PromiseFor(watchdog), OnBeat: stall}
-	s := &server{config: config, again: again, loop: board.Loop("main"),
+	u := units(log)
+	if u != nil {
+		defer u.Close()
+	}
+	s := &server{config: config, again: again, units: u, loop: board.Loop("main"),
 		service: &health.Service{Send: manager.Send, Watchdog: watchdog, Loops: board, Log: log}}
 	s.service.Start()
 	speaking, hush := context.WithCancel(context.WithoutCancel(ctx))
@@ -113,7 +119,7 @@ func (s *server) run(ctx context.Context, file *agent.File) error {
 func (s *server) plan(file *agent.File) (*plan, error) {
 	p := &plan{file: file, log: logger(os.Stderr, file.Log)}
 	var err error
-	if p.agent, p.renew, err = assemble(file, p.log); err != nil {
+	if p.agent, p.renew, err = assemble(file, s.units, p.log); err != nil {
 		return nil, err
 	}
 	p.agent.Pulse = s.service.Loops

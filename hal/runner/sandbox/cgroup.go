@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	hierarchy = "/sys/fs/cgroup" // where cgroup v2 is, on a system without v1
-	leaf      = "agent"          // where the agent itself goes: a group with controllers has no processes of its own
+	hierarchy = "/" + Hierarchy
+	leaf      = "agent"  // where the agent itself goes: a group with controllers has no processes of its own
+	one       = "runner" // the same of a runner that systemd has started
 
 	maxThreads = 512
 	// besides is what a cgroup counts beyond what a runner allocates: tensors,
@@ -22,6 +23,9 @@ const (
 	// reached first: it makes an error, this one kills.
 	besides = 128 << 20
 )
+
+// Hierarchy is where cgroup v2 is, on a system without v1; a path as of io/fs.
+const Hierarchy = "sys/fs/cgroup"
 
 // Groups is a cgroup that the agent may divide: what systemd's Delegate=yes gives.
 type Groups struct{ dir string }
@@ -42,23 +46,65 @@ func Delegated() (*Groups, error) {
 
 // divide makes ready a cgroup for groups beneath it.
 func divide(dir string) (*Groups, error) {
-	own := filepath.Join(dir, leaf)
-	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, err
-	}
-	members, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return nil, err
-	}
-	for _, pid := range strings.Fields(string(members)) {
-		if err := put(own, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
-			return nil, err
-		}
-	}
-	if err := put(dir, "cgroup.subtree_control", "+memory +pids"); err != nil {
+	if err := vacate(dir, leaf); err != nil {
 		return nil, err
 	}
 	return &Groups{dir: dir}, nil
+}
+
+// vacate moves all processes of a group into one beneath it, so that more of those
+// can have limits.
+func vacate(dir, into string) error {
+	own := filepath.Join(dir, into)
+	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	members, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for _, pid := range strings.Fields(string(members)) {
+		if err := put(own, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return put(dir, "cgroup.subtree_control", "+memory +pids")
+}
+
+// OwnGroup moves this process into a group with the limits of a runner that may
+// allocate so many bytes, beneath the one that was given to it; or says why there is
+// none. The group is named from the root of the Hierarchy. Who gave the one above
+// removes it.
+func OwnGroup(memory int64) (string, error) {
+	dir, err := delegated(os.DirFS("/"))
+	if err != nil {
+		return "", err
+	}
+	above := filepath.Join("/", dir)
+	if !given(above) {
+		return "", fmt.Errorf("%s was not delegated to this program", above)
+	}
+	if err := vacate(above, one); err != nil {
+		return "", err
+	}
+	if err := limit(filepath.Join(above, one), memory); err != nil {
+		return "", err
+	}
+	return strings.TrimPrefix(dir, Hierarchy+"/") + "/" + one, nil
+}
+
+// limit sets the limits of a runner's group.
+func limit(dir string, memory int64) error {
+	for _, l := range []struct{ file, value string }{
+		{"memory.max", strconv.FormatInt(memory+besides, 10)},
+		{"memory.oom.group", "1"},
+		{"pids.max", strconv.Itoa(maxThreads)},
+	} {
+		if err := put(dir, l.file, l.value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // given says whether a folder of cgroups is this user's to change: it owns it, or
@@ -94,18 +140,12 @@ func (g *Groups) New(name string, memory int64) *Group {
 	if err != nil {
 		return nil
 	}
-	one := &Group{dir: dir}
-	for _, limit := range []struct{ file, value string }{
-		{"memory.max", strconv.FormatInt(memory+besides, 10)},
-		{"memory.oom.group", "1"},
-		{"pids.max", strconv.Itoa(maxThreads)},
-	} {
-		if err := put(dir, limit.file, limit.value); err != nil {
-			one.End()
-			return nil
-		}
+	group := &Group{dir: dir}
+	if err := limit(dir, memory); err != nil {
+		group.End()
+		return nil
 	}
-	return one
+	return group
 }
 
 // Take moves a process into the group. A nil group is allowed. It is done to a stage

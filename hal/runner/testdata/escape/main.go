@@ -61,10 +61,15 @@ func outcome(err error) string {
 
 // victim is a file of the test's that anybody may write, room a folder.
 var (
-	parent = os.Getppid()
+	agent  = number(os.Getenv("AGENT"))
 	victim = os.Getenv("VICTIM")
 	room   = os.Getenv("ROOM")
 )
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s) // 0 where nothing is tried
+	return n
+}
 
 // raw makes a system call.
 func raw(number uintptr, a ...uintptr) error {
@@ -155,10 +160,10 @@ var attempts = map[string]func() error{
 	"list /proc":                   reading("/proc"),
 	"list /root":                   reading("/root"),
 	"open a file of the agent":     reading(victim),
-	"open memory of the agent":     reading(of(parent, "mem")),
-	"open environ of the agent":    reading(of(parent, "environ")),
-	"open cmdline of the agent":    reading(of(parent, "cmdline")),
-	"open maps of the agent":       reading(of(parent, "maps")),
+	"open memory of the agent":     reading(of(agent, "mem")),
+	"open environ of the agent":    reading(of(agent, "environ")),
+	"open cmdline of the agent":    reading(of(agent, "cmdline")),
+	"open maps of the agent":       reading(of(agent, "maps")),
 	"open /dev/mem":                reading("/dev/mem"),
 	"open /dev/kmsg":               reading("/dev/kmsg"),
 	"open /dev/console":            reading("/dev/console"),
@@ -282,34 +287,34 @@ var attempts = map[string]func() error{
 	},
 	"execveat by path itself":  func() error { return executePath("/proc/self/exe") },
 	"execveat by path /bin/sh": func() error { return executePath("/bin/sh") },
-	"ptrace the agent":         func() error { return unix.PtraceAttach(parent) },
+	"ptrace the agent":         func() error { return unix.PtraceAttach(agent) },
 	"process_vm_readv": func() error {
 		var b [8]byte
-		_, err := unix.ProcessVMReadv(parent, []unix.Iovec{{Base: &b[0], Len: 8}}, []unix.RemoteIovec{{Base: 0x400000, Len: 8}}, 0)
+		_, err := unix.ProcessVMReadv(agent, []unix.Iovec{{Base: &b[0], Len: 8}}, []unix.RemoteIovec{{Base: 0x400000, Len: 8}}, 0)
 		return err
 	},
-	"kill the agent":   func() error { return unix.Kill(parent, 0) },
+	"kill the agent":   func() error { return unix.Kill(agent, 0) },
 	"kill all":         func() error { return unix.Kill(-1, 0) },
-	"tgkill the agent": func() error { return unix.Tgkill(parent, parent, 0) },
-	"queue a signal":   func() error { return raw(unix.SYS_RT_SIGQUEUEINFO, uintptr(parent), 0, 0) },
+	"tgkill the agent": func() error { return unix.Tgkill(agent, agent, 0) },
+	"queue a signal":   func() error { return raw(unix.SYS_RT_SIGQUEUEINFO, uintptr(agent), 0, 0) },
 	"pidfd of the agent": func() error {
-		_, err := unix.PidfdOpen(parent, 0)
+		_, err := unix.PidfdOpen(agent, 0)
 		return err
 	},
 	"pidfd_getfd": func() error { return raw(unix.SYS_PIDFD_GETFD, 3, 0, 0) },
 	"signals by F_SETOWN": func() error {
-		_, err := unix.FcntlInt(3, unix.F_SETOWN, parent)
+		_, err := unix.FcntlInt(3, unix.F_SETOWN, agent)
 		return err
 	},
-	"priority of the agent": func() error { return unix.Setpriority(unix.PRIO_PROCESS, parent, 0) },
+	"priority of the agent": func() error { return unix.Setpriority(unix.PRIO_PROCESS, agent, 0) },
 	"affinity of the agent": func() error {
 		var set unix.CPUSet
 		if err := unix.SchedGetaffinity(0, &set); err != nil {
 			return nil
 		}
-		return unix.SchedSetaffinity(parent, &set)
+		return unix.SchedSetaffinity(agent, &set)
 	},
-	"limits of the agent": func() error { return unix.Prlimit(parent, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) },
+	"limits of the agent": func() error { return unix.Prlimit(agent, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) },
 	"raise a limit":       func() error { return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 2000, Max: 2000}) },
 	"raise a soft limit":  func() error { return unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: 64}, nil) },
 	"outlive an agent that is killed": func() error {
