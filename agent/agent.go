@@ -226,7 +226,7 @@ func offered(err error) error {
 func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 	c := uplink.Config{Device: a.Device, Dir: a.File.Data, Check: a.CheckOutbox, Pipelines: offers, Pulse: a.Pulse, Log: a.Log}
 	if a.Home != nil {
-		c.Home = &uplink.HomeConfig{Link: a.Home, OnInstall: func(p, version string) error { return a.loop.Install(p, version) }}
+		c.Home = &uplink.HomeConfig{Link: a.Home, OnSet: a.setFromHome}
 	}
 	if f := a.Fleet; f != nil {
 		c.Fleet = &uplink.FleetConfig{
@@ -235,6 +235,14 @@ func (a *agent) uplinkConfig(offers []uplink.Pipeline) uplink.Config {
 		}
 	}
 	return c
+}
+
+// setFromHome does what somebody at home has asked for.
+func (a *agent) setFromHome(pipeline, setting, value string) error {
+	if setting == wire.SettingInstall {
+		return a.loop.Install(pipeline, value)
+	}
+	return &hal.Error{Code: hal.CodeConfig, Text: fmt.Sprintf("%s cannot be set on this board", setting)}
 }
 
 // frames runs one pipeline to its end.

@@ -320,7 +320,7 @@ func TestInstallFromHome(t *testing.T) {
 		if m := model("pinned"); m.Title != "local" || m.Installed != m.Latest || m.Installed == "none" {
 			t.Errorf("the house sees of the pinned one %+v", m)
 		}
-		w.broker.Publish(wire.Message{Topic: w.home.Install("fleet"), Payload: []byte("install"), QoS: 1})
+		w.broker.Publish(wire.Message{Topic: w.home.Set("fleet", wire.SettingInstall), Payload: []byte("install"), QoS: 1})
 		if s := w.await(next.Execution); s.State != wire.Succeeded {
 			t.Fatalf("got %+v", s)
 		}

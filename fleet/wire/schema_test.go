@@ -40,6 +40,9 @@ func kinds() []kind {
 		kindOf[Lost]("lost", MaxResult),
 		kindOf[BlockGet]("block-get", MaxHealth),
 		kindOf[HomeModel]("home-model", MaxHomeModel),
+		kindOf[HomeCapabilities]("home-capabilities", MaxHomeCapabilities),
+		kindOf[HomeLast]("home-last", MaxHomeLast),
+		kindOf[HomeDiagnostics]("home-diagnostics", MaxHomeDiagnostics),
 	}
 }
 

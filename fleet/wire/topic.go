@@ -54,23 +54,3 @@ func ParseUp(root, topic string) (id DeviceID, rest string, ok bool) {
 	rest, ok = strings.CutPrefix(rest, "up/")
 	return DeviceID(dev), rest, ok
 }
-
-// Home is the root of one device's topics in the home tree, for people and Home
-// Assistant.
-type Home struct {
-	Root string // "covey" unless configured
-	ID   DeviceID
-}
-
-func (h Home) base() string { return h.Root + "/home/" + string(h.ID) + "/" }
-
-func (h Home) Available() string                  { return h.base() + "available" }
-func (h Home) PipelineAvailable(p string) string  { return h.base() + p + "/available" }
-func (h Home) Result(p string) string             { return h.base() + p + "/result" }
-func (h Home) Event(p string) string              { return h.base() + p + "/event" }
-func (h Home) Count(p, zone, label string) string { return h.base() + p + "/" + zone + "/" + label }
-func (h Home) Model(p string) string              { return h.base() + p + "/model" }
-func (h Home) Install(p string) string            { return h.base() + p + "/install/set" }
-func (h Home) InstallError(p string) string       { return h.base() + p + "/install/error" }
-func (h Home) InstallAll() string                 { return h.base() + "+/install/set" }
-func (h Home) All() string                        { return h.base() + "#" }

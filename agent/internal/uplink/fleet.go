@@ -43,10 +43,10 @@ type fleet struct {
 func newFleet(u *Uplink, cfg *FleetConfig) *fleet {
 	f := &fleet{u: u, cfg: cfg, topics: wire.Device{Root: rootOr(cfg.Root), ID: u.cfg.Device}}
 	f.pump = newPump(fleetSide, cfg.Link, u.box, f.topic)
-	f.hello = f.pump.add(f.topics.Hello(), 1)
-	f.reported = f.pump.add(f.topics.Reported(), 1)
-	f.status = f.pump.add(f.topics.Status(), 1)
-	f.health = f.pump.add(f.topics.Health(), 0)
+	f.hello = f.pump.add(f.topics.Hello(), 1, 0)
+	f.reported = f.pump.add(f.topics.Reported(), 1, 0)
+	f.status = f.pump.add(f.topics.Status(), 1, 0)
+	f.health = f.pump.add(f.topics.Health(), 0, 0)
 	return f
 }
 

@@ -3,6 +3,7 @@ package uplink
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -20,7 +21,10 @@ func TestInstallFromHome(t *testing.T) {
 	sub.Send(wire.Message{Topic: "covey/home/pi-1/porch/install/set", Payload: []byte("install"), QoS: 1, Retain: true})
 	sub.UntilGot(1)
 	words := make(chan string, 10)
-	u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: b.Link("pi-1", false), OnInstall: func(pipeline, version string) error {
+	u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: b.Link("pi-1", false), OnSet: func(pipeline, setting, version string) error {
+		if setting != wire.SettingInstall {
+			t.Errorf("%s of %s is set", setting, pipeline)
+		}
 		words <- pipeline + " " + version
 		if version == "0.9" {
 			return &hal.Error{Code: hal.CodeConsent, Text: "what waits is 1.1"}
@@ -50,7 +54,7 @@ func TestInstallFromHome(t *testing.T) {
 	say("attic/install/set", "install")
 	say("porch/other/set", "install")
 	answers := 0
-	for _, bad := range []string{"", "INSTALL", "install ", "install  1.1", "yes", "install\n", "install 1.1\x00", "install " + strings.Repeat("1", maxInstall), "install 0.9"} {
+	for _, bad := range []string{"", "INSTALL", "install ", "install  1.1", "yes", "install\n", "install 1.1\x00", "install " + strings.Repeat("1", maxSet), "install 0.9"} {
 		say("porch/install/set", bad)
 		answers++
 		sub.Until(fmt.Sprintf("an answer to %q", bad), func() bool { return len(sub.Messages("/error")) >= answers })
@@ -71,18 +75,41 @@ func TestInstallFromHome(t *testing.T) {
 	}
 }
 
-func FuzzInstall(f *testing.F) {
-	for _, s := range []string{"install", "install 1.1", "install 1.1 (8f3ac2d1)", "", "PRESS", "install\x00"} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		version, err := parseInstall(b)
-		var e *hal.Error
-		if err != nil && (version != "" || !errors.As(err, &e)) {
-			t.Fatalf("%q: %q, %v", b, version, err)
+// Whatever comes from home, what is taken of it says the same again when it is said.
+func FuzzSet(f *testing.F) {
+	settings := []string{wire.SettingInstall, wire.SettingEnabled, wire.SettingThreshold, wire.SettingRestart, wire.SettingSnapshot}
+	for _, s := range []string{"install", "install 1.1", "install 1.1 (8f3ac2d1)", "", "PRESS", "install\x00", "ON", "OFF", "0.5", "1", "1e-3", "0x1p-2", "NaN", ".5", "0.0000000000000000000001", "restart"} {
+		for i := range settings {
+			f.Add(uint(i), []byte(s))
 		}
-		if again := strings.TrimSuffix("install "+version, " "); err == nil && again != string(b) {
-			t.Fatalf("%q is read as %q", b, version)
+	}
+	f.Fuzz(func(t *testing.T, which uint, b []byte) {
+		setting := settings[which%uint(len(settings))]
+		value, err := parseSet(setting, b)
+		var e *hal.Error
+		if err != nil {
+			if value != "" || !errors.As(err, &e) {
+				t.Fatalf("%s %q: %q, %v", setting, b, value, err)
+			}
+			return
+		}
+		said := value
+		switch setting {
+		case wire.SettingInstall:
+			said = strings.TrimSuffix("install "+value, " ")
+		case wire.SettingThreshold:
+			if v, err := strconv.ParseFloat(value, 32); err != nil || v <= 0 || v > 1 {
+				t.Fatalf("%q is read as %q", b, value)
+			}
+			if again, err := parseSet(setting, []byte(value)); again != value {
+				t.Fatalf("%q is read as %q, and that as %q, %v", b, value, again, err)
+			}
+			return
+		case wire.SettingRestart, wire.SettingSnapshot:
+			said = setting
+		}
+		if said != string(b) {
+			t.Fatalf("%s %q is read as %q", setting, b, value)
 		}
 	})
 }
@@ -95,7 +122,7 @@ func TestInstallIsNotKept(t *testing.T) {
 	words := make(chan string, 10)
 	lives := 0
 	live := func() (stop func()) {
-		u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: mqttLink(t, broker, "covey-pi-1"), OnInstall: func(_, version string) error {
+		u := open(t, Config{Dir: t.TempDir(), Home: &HomeConfig{Link: mqttLink(t, broker, "covey-pi-1"), OnSet: func(_, _, version string) error {
 			words <- version
 			return nil
 		}}})

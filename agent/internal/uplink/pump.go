@@ -21,22 +21,26 @@ type pump struct {
 	wake  chan struct{} // the outbox's of this side
 	loop  *pulse.Loop   // of run
 
-	mu   sync.Mutex
-	up   bool
-	docs []*doc // in the order of sending
-	idle []*parcel
-	held *parcel // found no room in the window; used by run alone
+	mu    sync.Mutex
+	up    bool
+	docs  []*doc // in the order of sending; replaced, never changed
+	dirty int    // of docs
+	idle  []*parcel
+	held  *parcel // found no room in the window; used by run alone
 }
 
 // A doc is a message of which only the latest counts.
 type doc struct {
 	topic   string
-	qos     byte
+	qos     byte // an empty payload goes with 1: what is to be cleared must be
 	retain  bool
+	rank    int
 	payload []byte
 	dirty   bool // payload was not taken by the link yet
 	flying  bool
+	sent    byte // QoS of what is flying
 	acked   func()
+	then    func() // called when what was set has arrived; may be nil
 }
 
 // A parcel is a flight with the function that ends it, both used again.
@@ -49,25 +53,68 @@ func newPump(s side, l wire.Link, box *outbox, topic func(class, string) string)
 	return &pump{side: s, link: l, box: box, topic: topic, wake: box.wake[s]}
 }
 
-// add makes a document, sent behind those added before.
-func (p *pump) add(topic string, qos byte) *doc {
-	d := &doc{topic: topic, qos: qos, retain: true}
+// add makes a document, sent behind those added before that have no higher rank.
+func (p *pump) add(topic string, qos byte, rank int) *doc {
+	d := &doc{topic: topic, qos: qos, retain: true, rank: rank}
 	d.acked = func() {
 		p.mu.Lock()
 		d.flying = false
+		then := d.then
 		p.mu.Unlock()
 		poke(p.wake)
+		if then != nil {
+			then()
+		}
 	}
 	p.mu.Lock()
-	p.docs = append(p.docs, d)
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	at := len(p.docs)
+	for at > 0 && p.docs[at-1].rank > rank {
+		at--
+	}
+	p.docs = slices.Insert(slices.Clone(p.docs), at, d)
 	return d
 }
 
-// set replaces a document; it goes out when the link is up.
-func (p *pump) set(d *doc, payload []byte) {
+// drop forgets a document. What of it is under way arrives.
+func (p *pump) drop(d *doc) {
 	p.mu.Lock()
-	d.payload, d.dirty = payload, true
+	defer p.mu.Unlock()
+	p.mark(d, false)
+	p.docs = slices.DeleteFunc(slices.Clone(p.docs), func(o *doc) bool { return o == d })
+}
+
+// mark says whether a document has something to send. It is for holders of p.mu.
+func (p *pump) mark(d *doc, dirty bool) {
+	switch {
+	case dirty && !d.dirty:
+		p.dirty++
+	case d.dirty && !dirty:
+		p.dirty--
+	}
+	d.dirty = dirty
+}
+
+// set replaces a document; it goes out when the link is up.
+func (p *pump) set(d *doc, payload []byte) { p.setThen(d, payload, nil) }
+
+// setThen is set with what is to be called when the payload has arrived.
+func (p *pump) setThen(d *doc, payload []byte, then func()) {
+	p.mu.Lock()
+	d.payload, d.then = payload, then
+	p.mark(d, true)
+	p.mu.Unlock()
+	poke(p.wake)
+}
+
+// repeat sends every state again.
+func (p *pump) repeat() {
+	p.mu.Lock()
+	for _, d := range p.docs {
+		if d.retain && len(d.payload) > 0 {
+			p.mark(d, true)
+		}
+	}
 	p.mu.Unlock()
 	poke(p.wake)
 }
@@ -87,7 +134,7 @@ func (p *pump) linkDown() {
 	p.mu.Lock()
 	p.up = false
 	for _, d := range p.docs {
-		d.flying = d.flying && d.qos > 0 // the link sends the rest again
+		d.flying = d.flying && d.sent > 0 // the link sends the rest again
 	}
 	p.mu.Unlock()
 }
@@ -158,17 +205,21 @@ func (p *pump) send() bool {
 // sendDocs returns false while a document waits: nothing may overtake it.
 func (p *pump) sendDocs() bool {
 	p.mu.Lock()
-	docs, up := p.docs, p.up
+	docs, up, dirty := p.docs, p.up, p.dirty
 	p.mu.Unlock()
-	if !up {
-		return false
+	if !up || dirty == 0 {
+		return up
 	}
 	for _, d := range docs {
 		p.mu.Lock()
 		m := wire.Message{Topic: d.topic, Payload: d.payload, QoS: d.qos, Retain: d.retain}
+		if len(m.Payload) == 0 {
+			m.QoS = 1
+		}
 		dirty, flying := d.dirty, d.flying
 		if dirty && !flying {
-			d.dirty, d.flying = false, true
+			p.mark(d, false)
+			d.flying, d.sent = true, m.QoS
 		}
 		p.mu.Unlock()
 		if !dirty {
@@ -179,7 +230,8 @@ func (p *pump) sendDocs() bool {
 		}
 		if err := p.link.Publish(m, d.acked); err != nil {
 			p.mu.Lock()
-			d.dirty, d.flying = true, false
+			p.mark(d, true)
+			d.flying = false
 			p.mu.Unlock()
 			return false // room or the next connection wakes us
 		}

@@ -61,9 +61,13 @@ type FleetConfig struct {
 type HomeConfig struct {
 	Link wire.Link
 	Root string // of the topics; "" is "covey"
-	// OnInstall is called when somebody at home says install, for a version or for
-	// whatever waits (""). Its error is answered there. nil: nobody is listened to.
-	OnInstall func(pipeline, version string) error
+	// Prefix is what Home Assistant's topics begin with; "" is "homeassistant".
+	Prefix string
+	// OnSet is called when somebody at home writes a setting: one of wire.Setting…, with
+	// ON or OFF, a number in (0,1], the version of an install ("" is whatever waits), or
+	// "" of a button. Its error is answered there. It may not block for long. nil: nobody
+	// is listened to.
+	OnSet func(pipeline, setting, value string) error
 }
 
 // A Pipeline that offers results.
@@ -262,7 +266,88 @@ func (u *Uplink) SetAvailable(pipeline string, yes bool) {
 // SetModel says on the home link which model a pipeline has, and which it might get.
 func (u *Uplink) SetModel(pipeline string, m wire.HomeModel) {
 	if u.home != nil {
-		u.home.setModel(pipeline, m)
+		u.home.setOf(pipeline, u.home.topics.Model(pipeline), 1, encode(m))
+	}
+}
+
+// SetCapabilities says on the home link what a consumer can build on. V and Device are
+// filled in.
+func (u *Uplink) SetCapabilities(c wire.HomeCapabilities) {
+	if u.home != nil {
+		c.V, c.Device = wire.Version, u.cfg.Device
+		u.home.set(u.home.topics.Capabilities(), 1, encode(c))
+	}
+}
+
+// SetDiscovery tells Home Assistant of this board. Components that it was told of, in
+// this life or an earlier one, and that are not in the new document are removed there.
+// An agent that does not want to be found calls it as well, with Discovery{}. The
+// document is asked for from another goroutine, and must not be changed.
+func (u *Uplink) SetDiscovery(d Discovery) {
+	if u.home != nil {
+		u.home.setDiscovery(d)
+	}
+}
+
+// SetCounts says which labels of a pipeline are counted, in which zones and in all of
+// the picture: at most wire.MaxHomeLabels and MaxHomeZones, what is beyond is left out.
+// New counts are 0; those that are no longer there, since this life or an earlier one,
+// are cleared at the broker.
+func (u *Uplink) SetCounts(pipeline string, zones, labels []string) {
+	if u.home != nil {
+		u.home.setCounts(pipeline, zones, labels)
+	}
+}
+
+// Labels are those that were last given to SetCounts for a pipeline, in this life or an
+// earlier one.
+func (u *Uplink) Labels(pipeline string) []string {
+	if u.home == nil {
+		return nil
+	}
+	u.home.mu.Lock()
+	defer u.home.mu.Unlock()
+	return slices.Clone(u.home.memory.Labels[pipeline])
+}
+
+// SetCount says how many of a label there are in a zone, or in wire.ZoneAll. One that
+// SetCounts has not named is ignored. It allocates nothing where nothing has changed.
+func (u *Uplink) SetCount(pipeline, zone, label string, n int) {
+	if u.home != nil {
+		u.home.setCount(pipeline, zone, label, n)
+	}
+}
+
+// SetLast says what a pipeline has recognised last. V is filled in.
+func (u *Uplink) SetLast(pipeline string, l wire.HomeLast) {
+	if u.home != nil {
+		l.V = wire.Version
+		u.home.setOf(pipeline, u.home.topics.Last(pipeline), 0, encode(l))
+	}
+}
+
+// SetImage shows a picture of a pipeline, a JPEG of at most wire.MaxHomeImage bytes that
+// must not be changed any more; nil takes it back. Until the first call of a life none is
+// shown.
+func (u *Uplink) SetImage(pipeline string, jpeg []byte) {
+	if u.home != nil {
+		u.home.setImage(pipeline, jpeg)
+	}
+}
+
+// SetSetting says where a setting of a pipeline stands: wire.SettingEnabled, ON or OFF, or
+// wire.SettingThreshold.
+func (u *Uplink) SetSetting(pipeline, setting, value string) {
+	if u.home != nil {
+		u.home.setSetting(pipeline, setting, value)
+	}
+}
+
+// SetDiagnostics says how the board does. V is filled in.
+func (u *Uplink) SetDiagnostics(d wire.HomeDiagnostics) {
+	if u.home != nil {
+		d.V = wire.Version
+		u.home.set(u.home.topics.Diagnostics(), 0, encode(d))
 	}
 }
 
