@@ -24,11 +24,11 @@ MAX = 32 << 20  # bytes of a request
 class Disk:
     """One disk, one machine at a time."""
 
-    def __init__(self, content, path, lies=False):
+    def __init__(self, content, path):
         self.stable = bytearray(content)  # what survives
         self.live = bytearray(content)  # what the machine reads
         self.cache = []  # (offset, bytes) since the last flush
-        self.lies = lies  # says flushed and is not: a known bad one
+        self.began, self.written = bytes(content), []  # at the last cut; all since then, flushed or not
         self.lock = threading.Lock()
         self.path = path
         self.listener = socket.socket(socket.AF_UNIX)
@@ -39,18 +39,27 @@ class Disk:
     def cut(self, rng):
         """The power goes. Returns how many of how many cached sectors are lost."""
         with self.lock:
-            keep = rng.choice([0.0, 0.5, 0.9, rng.random()])
-            lost = total = 0
-            for at, data in self.cache:
-                for i in range(0, len(data), SECTOR):
-                    total += 1
-                    if rng.random() < keep:
-                        self.stable[at + i : at + i + SECTOR] = data[i : i + SECTOR]
-                    else:
-                        lost += 1
+            self.stable, lost, total = _left(rng, self.stable, self.cache)
             self.cache = []
             self.live[:] = self.stable
+            self.began, self.written = bytes(self.stable), []
             return lost, total
+
+    def look(self, rng, path):
+        """Writes into a file what a cut would leave now; the machine goes on."""
+        with self.lock:
+            left, lost, total = _left(rng, self.stable, self.cache)
+        with open(path, "wb") as f:
+            f.write(left)
+        return lost, total
+
+    def bad_look(self, rng, path):
+        """look at a disk that says flushed and is not: the known bad one."""
+        with self.lock:
+            left, lost, total = _left(rng, self.began, self.written)
+        with open(path, "wb") as f:
+            f.write(left)
+        return lost, total
 
     def save(self, path):
         with self.lock, open(path, "wb") as f:
@@ -103,16 +112,31 @@ class Disk:
                     answer = bytes(self.live[at : at + size])
                 elif kind == WRITE:
                     self.live[at : at + size] = data
-                    if flags & FUA and not self.lies:
+                    self.written.append((at, data))
+                    if flags & FUA:
                         self.stable[at : at + size] = data
                         self.cache = [c for c in self.cache if c[0] >= at + size or c[0] + len(c[1]) <= at]
                     else:
                         self.cache.append((at, data))
-                elif kind == FLUSH and not self.lies:
+                elif kind == FLUSH:
                     for o, d in self.cache:
                         self.stable[o : o + len(d)] = d
                     self.cache = []
             conn.sendall(struct.pack(">IIQ", REPLY_MAGIC, 0, handle) + answer)
+
+
+def _left(rng, stable, cache):
+    """What a cut leaves of a disk, how many sectors are lost, and of how many."""
+    left, keep = bytearray(stable), rng.choice([0.0, 0.5, 0.9, rng.random()])
+    lost = total = 0
+    for at, data in cache:
+        for i in range(0, len(data), SECTOR):
+            total += 1
+            if rng.random() < keep:
+                left[at + i : at + i + SECTOR] = data[i : i + SECTOR]
+            else:
+                lost += 1
+    return left, lost, total
 
 
 def read(conn, n):

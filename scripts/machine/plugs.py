@@ -7,11 +7,13 @@ its state; QEMU… starts the machine but for disks and network. A controller an
 house's broker run here and are never cut. Each cut kills QEMU at a random moment:
 what the machine's kernel had not written is gone with it, and of what it had written
 to the disk with the agent's state since the last flush (disk.py), chance says what is
-lost. The rest of the machine is on a disk that keeps what it was given.
+lost. The rest of the machine is on a disk that keeps what it was given. On the way to
+each cut there are LOOKS moments at which it is looked at what a cut would have left.
 
-After each cut that disk is looked at: its file system is whole, so is the state, each
-model is what its name says, and the controller has not heard of more than is there.
-Then the board starts from it: the update comes to its good end, and results of its
+What is left is looked at each time: its file system is whole, so is the state, each
+model is what its name says, the controller has not heard of more than is there, and
+an agent that starts from it here opens a model of the two that may run. After a cut
+the board itself starts from it: the update comes to its good end, and results of its
 model come. At the end, no number of a result may be missing that nobody said is lost.
 A finding is a line on standard output, RESULT as in machine/guest; progress goes to
 standard error.
@@ -34,6 +36,7 @@ import disk
 HAPPY = ["QUEUED", "DOWNLOADING", "VERIFYING", "STAGED", "SELF_TESTING", "SWITCHING", "PROBATION", "SUCCEEDED"]
 BIN, MODELS = os.environ["COVEY_BIN"], os.environ["COVEY_MODELS"]
 HOST = "10.0.2.2"  # this machine, seen from the board
+LOOKS = 9
 PATIENCE = 240  # seconds; emulated machines are slow
 
 
@@ -74,14 +77,15 @@ class World:
     def await_(self, what, seconds, ok):
         end = time.monotonic() + seconds
         while True:
+            got, why = None, ""
             try:
                 got = ok()
-            except Failed:
-                got = None
+            except Failed as e:
+                why = f": {e}"
             if got:
                 return got
             if time.monotonic() > end:
-                raise Failed(f"{what}: not within {seconds} s")
+                raise Failed(f"{what}: not within {seconds} s{why}")
             time.sleep(0.2)
 
     def start_house(self):
@@ -93,7 +97,7 @@ class World:
         self.await_("the controller answers", 30, lambda: self.covey("device", "list") is not None)
         out = open(self.results, "wb")
         self.children.append(subprocess.Popen(["mosquitto_sub", "-p", str(self.house), "-i", "ledger", "-c", "-q", "1",
-                                               "-t", "covey/home/board/cam/result"], stdout=out))
+                                               "-t", "covey/home/porch/cam/result"], stdout=out))
 
     def push(self, n, rng):
         """A release unlike all others: a small model with a megabyte behind it."""
@@ -113,7 +117,7 @@ class World:
             w.setnchannels(3), w.setsampwidth(2), w.setframerate(200)
             w.writeframes(b"".join(struct.pack("<3h", *[i * (c + 1) % 20000 for c in range(3)]) for i in range(4000)))
         with open(folder + "/agent.yaml", "w") as f:
-            f.write(f'device: board\nhome: {{broker: "mqtt://{HOST}:{self.house}"}}\n'
+            f.write(f'device: porch\nhome: {{broker: "mqtt://{HOST}:{self.house}"}}\n'
                     f"fleet: {{url: mqtts://{HOST}:{self.mqtt}, transfer: mqtt}}\npipelines:\n  cam:\n    accelerator: xnnpack\n"
                     "    source: {type: wav, path: tone.wav, rate: 200, loop: true, live: true, window: 40, hop: 40}\n")
         token = self.covey("device", "token")
@@ -150,7 +154,7 @@ class World:
         return executions[0].get("state") or executions[0].get("State") or "QUEUED"
 
     def ask(self, release):
-        return self.covey("set", "board", f"cam=word@{release['version']}", "--yes")["id"]
+        return self.covey("set", "porch", f"cam=word@{release['version']}", "--yes")["id"]
 
     def finish(self, rollout, release):
         """The update comes to its good end, and results of its model come."""
@@ -176,10 +180,10 @@ class World:
         self.offset = os.path.getsize(self.results)
 
 
-def examine(world, the_disk, rollout, release):
-    """Looks at the disk as it is after a cut; returns how far it says the update is."""
-    image, tree = world.path("examined.img"), world.path("examined")
-    the_disk.save(image)
+def examine(world, image, heard, release, before):
+    """Looks at a disk as a cut has left it, and starts an agent from it; returns how far it
+    says that the update is. heard is what the controller had heard of it."""
+    tree = world.path("examined")
     checked = subprocess.run(["e2fsck", "-p", image], capture_output=True, text=True)
     if checked.returncode >= 4:
         raise Failed(f"the file system is damaged: {checked.stdout}{checked.stderr}")
@@ -201,10 +205,37 @@ def examine(world, the_disk, rollout, release):
             if execution and execution["want"]["release"] == release["digest"]:
                 state = execution["state"]
             break
-    heard = world.state(rollout)
     if heard in HAPPY and HAPPY.index(heard) > max(0, HAPPY.index(state) if state in HAPPY else 0):
         raise Failed(f"the controller heard {heard}, on the disk is {state or 'nothing'}")
+    starts(world, tree, [release["sha"][:16], before["sha"][:16]])
     return state
+
+
+def starts(world, data, models):
+    """An agent starts from a data folder, without any link, and opens one of the models."""
+    config = world.path("join/examined.yaml")
+    with open(world.path("join/agent.yaml")) as f:
+        lines = [l for l in f if not l.startswith(("home:", "fleet:"))]
+    with open(config, "w") as f:
+        f.write(f"data: {data}\nfleet: {{url: 'mqtts://127.0.0.1:1'}}\nhome: {{broker: 'mqtt://127.0.0.1:1'}}\n" + "".join(lines))
+    with open(world.path("examined.log"), "wb") as log:
+        agent = subprocess.Popen([BIN + "/covey-agent", "run", "--config", config], stdout=log, stderr=log)
+    try:
+        def opened():
+            said = disk.load(world.path("examined.log")).decode(errors="replace")
+            if agent.poll() is not None:
+                raise SystemExit
+            return any('"message":"model open"' in l and any(f'"sha":"{m}"' in l for m in models) for l in said.splitlines())
+
+        world.await_("an agent that starts from what is left opens its model", 60, opened)
+        agent.terminate()
+        if agent.wait(60) != 0:
+            raise Failed("an agent that started from what is left does not end well")
+    except (SystemExit, Failed, subprocess.TimeoutExpired) as e:
+        raise Failed(f"{e}: " + disk.load(world.path("examined.log")).decode(errors="replace")[-2000:])
+    finally:
+        agent.kill()
+        agent.wait()
 
 
 def gaps(path):
@@ -221,45 +252,69 @@ def gaps(path):
 
 
 def result(what, value, limit="", verdict="-"):
-    print("RESULT", "plugs", what, value, limit, verdict, sep="\t", flush=True)
+    print("RESULT", "plugs", what, " ".join(str(value).split()), limit, verdict, sep="\t", flush=True)
 
 
-def pull(world, the_disk, cuts, rng):
-    """All cuts; returns how many there were and in which states."""
+def pull(world, the_disk, cuts, rng, t):
+    """All cuts, counted in t."""
     releases = [world.push(n, rng) for n in range(1, 6)]  # more than a board keeps: each is fetched anew
     world.boot()
     world.await_("the board joins", PATIENCE, lambda: any(d["state"] == "online" for d in world.covey("device", "list") or []))
     release = releases[0]
+    rollout = world.await_("the board is known", 60, lambda: world.ask(release))
     began = time.monotonic()
-    world.finish(world.ask(release), release)
+    world.finish(rollout, release)
     world.took = time.monotonic() - began
     print(f"plugs: an undisturbed update takes {world.took:.0f} s", file=sys.stderr)
-    struck, lost, starts, done = {}, [0, 0], [], 0
-    while done < cuts:
-        release = releases[(done + 1) % len(releases)]
+    while t.cuts < cuts:
+        before, release = release, releases[(t.cuts + 1) % len(releases)]
         world.mark()
         rollout = world.ask(release)
         # In the middle of the update; one of six once more, while the board starts.
-        for again in range(2 if rng.random() < 1 / 6 and done + 1 < cuts else 1):
-            time.sleep(rng.uniform(0, world.took * 1.1))
+        for again in range(2 if rng.random() < 1 / 6 and t.cuts + 1 < cuts else 1):
+            left, until = [], time.monotonic() + rng.uniform(0.1, 1.1) * world.took
+            while len(left) < LOOKS and time.monotonic() < until:
+                time.sleep(max(0, min(rng.expovariate(LOOKS / world.took), until - time.monotonic())))
+                heard, image = world.state(rollout), world.path(f"look{len(left)}.img")
+                left.append((image, heard, *the_disk.look(rng, image)))
+            time.sleep(max(0, until - time.monotonic()))
             world.kill()
             time.sleep(0.3)  # for what the controller has on its way in
+            the_disk.bad_look(rng, world.path("bad.img"))
             n, of = the_disk.cut(rng)
-            lost[0] += n
-            lost[1] += of
-            done += 1
-            state = examine(world, the_disk, rollout, release)
-            key = (state or "before") + (", while it starts" if again else "")
-            struck[key] = struck.get(key, 0) + 1
-            print(f"plugs: {done} of {cuts}: {key}, {n} of {of} sectors in the disk's cache lost", file=sys.stderr)
+            the_disk.save(world.path("cut.img"))
+            t.cuts += 1
+            for image, heard, n, of in [*left, (world.path("cut.img"), world.state(rollout), n, of)]:
+                state = examine(world, image, heard, release, before) or "before"
+                t.count(state + (", while it starts" if again else ""), n, of)
+            try:
+                examine(world, world.path("bad.img"), world.state(rollout), release, before)
+            except Failed:
+                t.noticed += 1
+            print(f"plugs: {t.cuts} of {cuts}, {t.looks} looks: {t}", file=sys.stderr)
             world.boot()
         world.finish(rollout, release)
-        starts.append(time.monotonic() - world.started)
-        yield done, struck, lost, starts
-        if starts and done % 20 == 0:
-            missing, came, said = gaps(world.results)
-            if missing:
-                raise Failed(f"{len(missing)} numbers missing, and nobody said so: {missing[:10]}")
+        t.ends.append(time.monotonic() - world.started)
+        missing, _, _ = gaps(world.results)
+        if missing:
+            raise Failed(f"{len(missing)} numbers missing, and nobody said so: {missing[:10]}")
+
+
+class Tally:
+    """What there was."""
+
+    def __init__(self):
+        self.cuts = self.looks = self.lost = self.cached = self.noticed = 0
+        self.struck, self.ends = {}, []
+
+    def count(self, state, lost, cached):
+        self.looks += 1
+        self.struck[state] = self.struck.get(state, 0) + 1
+        self.lost += lost
+        self.cached += cached
+
+    def __str__(self):
+        return ", ".join(f"{k}: {v}" for k, v in sorted(self.struck.items()))
 
 
 def main():
@@ -267,24 +322,26 @@ def main():
     rng = random.Random(seed)
     print(f"plugs: seed {seed}", file=sys.stderr)
     world = World(work, qemu)
-    done, struck, lost, starts, failed = 0, {}, [0, 0], [], None
+    t, failed = Tally(), None
     try:
         world.start_house()
         world.payload()
         the_disk = disk.Disk(disk.load(world.path("data.img")), world.path("nbd"))
-        for done, struck, lost, starts in pull(world, the_disk, cuts, rng):
-            pass
+        pull(world, the_disk, cuts, rng, t)
     except Failed as e:
         failed = str(e)
     finally:
         world.leave()
     if failed:
         result("a cut did harm", f"{failed} (seed {seed})", "", "FAIL")
-    result("cuts that the board came back from", done, cuts, "ok" if done >= cuts and not failed else "FAIL")
-    result("where they struck", ", ".join(f"{k}: {v}" for k, v in sorted(struck.items())))
-    result("sectors in the disk's cache", f"{lost[1]}, of which lost {lost[0]}")
-    if starts:
-        result("from power to the end of the update, median", f"{sorted(starts)[len(starts) // 2]:.0f} s")
+    result("cuts that the board came back from", t.cuts, cuts, "ok" if t.cuts >= cuts and not failed else "FAIL")
+    result("states that a cut left, or would have left, and an agent started from", t.looks)
+    result("where they struck", t)
+    result("sectors in the disk's cache", f"{t.cached}, of which lost {t.lost}")
+    if t.cuts > 1:
+        result("a disk that loses what was flushed, the known bad one, is noticed", f"{t.noticed} of {t.cuts}", "1", "ok" if t.noticed else "FAIL")
+    if t.ends:
+        result("from power to the end of the update, median", f"{sorted(t.ends)[len(t.ends) // 2]:.0f} s")
     missing, came, said = gaps(world.results)
     result("numbers of results missing, and nobody said so", f"{len(missing)} ({came} came, {said} said to be lost)", "0", "FAIL" if missing else "ok")
     sys.exit(bool(failed))
