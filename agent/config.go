@@ -18,7 +18,8 @@ import (
 
 const maxConfig = 256 << 10 // bytes of a configuration file
 
-// DefaultData is where an agent keeps its state unless told otherwise.
+// DefaultData is where an agent keeps its state unless told otherwise, by the
+// configuration or by the service manager ($STATE_DIRECTORY).
 const DefaultData = "/var/lib/covey"
 
 // File is what a person writes: the configuration file of one board. Everything
@@ -64,7 +65,7 @@ const PilotChannel = "pilot"
 type HomeFile struct {
 	Broker       string // mqtt://host:port or mqtts://host:port
 	User         string
-	PasswordFile string
+	PasswordFile string // or credential:<name>, see secretPath
 	CA           string // PEM file; "" for the system's
 }
 
@@ -133,7 +134,7 @@ func parseFile(name, folder string, b []byte, stat func(string) (fs.FileInfo, er
 
 // read reads a tree; nil is one that could not be parsed.
 func (d *configDecoder) read(root *yaml.Node) (*File, error) {
-	f := &File{Data: DefaultData, Log: "info", source: d, tree: root}
+	f := &File{Data: stateFolder(), Log: "info", source: d, tree: root}
 	if root != nil {
 		d.object("the configuration", d.fileFields(f))(root)
 		d.checkModels(f, root)
@@ -160,13 +161,17 @@ func (f *File) DeviceName() (wire.DeviceID, error) {
 	return id, nil
 }
 
-// Password reads the password file; "" when there is none.
+// Password reads the password file, or the credential; "" when there is none.
 func (h *HomeFile) Password() (string, error) { return readPassword(h.PasswordFile) }
 
 // readPassword reads a file with a password. Line ends behind it are not part of it.
 func readPassword(path string) (string, error) {
 	if path == "" {
 		return "", nil
+	}
+	path, err := secretPath(path)
+	if err != nil {
+		return "", err
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -208,9 +208,30 @@ func (d *configDecoder) path(to *string) field {
 	}
 }
 
+// credential checks the name of a credential, and that the service has it. Who checks a
+// configuration away from the service has none.
+func (d *configDecoder) credential(n *yaml.Node, name string) {
+	if !credentialName.MatchString(name) {
+		d.errorf(n, "%.80q is not the name of a credential, as in credential:home", name)
+		return
+	}
+	path, err := secretPath(n.Value)
+	if d.stat == nil || err != nil {
+		return
+	}
+	if _, err := d.stat(path); err != nil {
+		d.errorf(n, "credential %s: %v: add LoadCredential=%s:<file> to the service (systemctl edit covey-agent)", name, err, name)
+	}
+}
+
 // secret is the path of a file that others must not be able to read.
 func (d *configDecoder) secret(to *string) field {
 	return func(n *yaml.Node) {
+		if name, is := strings.CutPrefix(n.Value, credentialPrefix); is && n.Kind == yaml.ScalarNode {
+			d.credential(n, name)
+			*to = n.Value
+			return
+		}
 		d.path(to)(n)
 		if d.stat == nil || *to == "" {
 			return
