@@ -282,6 +282,56 @@ func TestWaitsAreNoStalls(t *testing.T) {
 	}
 }
 
+// A camera whose driver does not come back is told after a minute, and what else runs goes
+// on; when it lasts, all is started again, which is the last that can be tried.
+func TestHungSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		release := make(chan struct{})
+		change := func(c *Config) {
+			c.File.Pipelines[0].Source = SourceFile{Type: "v4l2", Live: true}
+			open := c.Source
+			c.Source = func(ctx context.Context, s SourceFile) (hal.Source, error) {
+				if s.Type == "v4l2" {
+					return hung(release), nil
+				}
+				return open(ctx, s)
+			}
+		}
+		watch(t, w, change, nil, func(v *watched, stop func() error) {
+			time.Sleep(2 * time.Minute)
+			v.mu.Lock()
+			if last := v.said[len(v.said)-1]; !strings.Contains(last, "pinned: "+string(hal.CodeSourceStalled)) || !v.bites.IsZero() {
+				t.Errorf("after two minutes it says %q", last)
+			}
+			v.mu.Unlock()
+			time.Sleep(4 * time.Minute)
+			v.mu.Lock()
+			if v.bites.IsZero() {
+				t.Error("after six minutes the manager was not told")
+			}
+			v.mu.Unlock()
+			if named := v.late(); !slices.Equal(named, []string{"pinned capture"}) {
+				t.Errorf("named %v", named)
+			}
+			close(release)
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+}
+
+// hung does not come back, not even when it is told to.
+type hung chan struct{}
+
+func (h hung) Next(context.Context, *hal.Frame) error {
+	<-h
+	return &hal.Error{Code: hal.CodeSourceLost, Text: "gone"}
+}
+func (hung) Live() bool   { return true }
+func (hung) Close() error { return nil }
+
 // silent never gives a frame.
 type silent struct{}
 

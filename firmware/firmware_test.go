@@ -66,7 +66,7 @@ func TestUnitsAreHardened(t *testing.T) {
 		t.Skip("no systemd-analyze here")
 	}
 	for _, u := range []struct{ name, text, most string }{
-		{"covey-agent.service", AgentUnit, "17"},
+		{"covey-agent.service", AgentUnit, "15"},
 		{"covey-runner@.service", RunnerUnit, "8"},
 	} {
 		unit := filepath.Join(t.TempDir(), u.name)
@@ -94,6 +94,25 @@ func TestWhoHasWhat(t *testing.T) {
 	for _, line := range []string{"PrivateNetwork=yes", "DevicePolicy=closed", "ProtectSystem=strict", "OOMPolicy=kill"} {
 		if !strings.Contains(RunnerUnit, "\n"+line+"\n") {
 			t.Errorf("runners go without %s", line)
+		}
+	}
+}
+
+// What only some configurations need stands in no unit that all boards have.
+func TestUnitOpensNoSources(t *testing.T) {
+	for _, line := range []string{"char-video4linux", "char-media", "char-alsa", "char-iio", "char-gpiochip", "char-tty", "SupplementaryGroups", "AF_NETLINK"} {
+		if strings.Contains(AgentUnit, line) {
+			t.Errorf("%s is open on every board", line)
+		}
+	}
+}
+
+// A loop that hangs is cured within the watchdog's time and five seconds: it is ended
+// by then, and started again soon.
+func TestUnitCuresInTime(t *testing.T) {
+	for _, line := range []string{"Type=notify", "NotifyAccess=main", "WatchdogSec=30", "Restart=on-failure", "RestartSec=2", "TimeoutAbortSec=3"} {
+		if !strings.Contains(AgentUnit, "\n"+line+"\n") {
+			t.Errorf("no line %s", line)
 		}
 	}
 }

@@ -155,7 +155,7 @@ func explain(said string) string {
 	last := lines[len(lines)-1]
 	for _, known := range []struct{ words, means string }{
 		{"Device or resource busy", "another program has it (often pulseaudio or pipewire): end that one, or use its device"},
-		{"Permission denied", "not allowed: run usermod -aG audio covey and restart the agent"},
+		{"Permission denied", "not allowed: give the service what covey-agent unit prints (by hand: usermod -aG audio covey) and restart it"},
 		{"No such file or directory", "there is no such device: plug it in; covey-agent probe lists what is there"},
 		{"No such device", "there is no such device: plug it in; covey-agent probe lists what is there"},
 		{"Unknown PCM", "there is no such device: plug it in; covey-agent probe lists what is there"},

@@ -142,7 +142,7 @@ func explain(err error) string {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENODEV):
 		return "there is no such chip: covey-agent probe lists those"
 	case errors.Is(err, os.ErrPermission):
-		return "not allowed: run usermod -aG gpio covey and restart the agent"
+		return "not allowed: give the service what covey-agent unit prints (by hand: usermod -aG gpio covey) and restart it"
 	case errors.Is(err, unix.EBUSY):
 		return "another program or driver has one of them: gpioinfo says which"
 	case errors.Is(err, unix.ENOTTY):

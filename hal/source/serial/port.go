@@ -29,7 +29,7 @@ func explain(err error) string {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return "it is not there: plug it in; covey-agent probe lists what is"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return "not allowed: run usermod -aG dialout covey and restart the agent"
+		return "not allowed: give the service what covey-agent unit prints (by hand: usermod -aG dialout covey) and restart it"
 	case errors.Is(err, unix.EBUSY):
 		return "another program has it: end that one"
 	case errors.Is(err, unix.ENOTTY):

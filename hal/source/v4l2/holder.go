@@ -17,7 +17,7 @@ func explain(path string, err error) string {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return "it is not there: plug it in; covey-agent probe lists what is"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return "not allowed: run usermod -aG video covey and restart the agent"
+		return "not allowed: give the service what covey-agent unit prints (by hand: usermod -aG video covey) and restart it"
 	case errors.Is(err, unix.EBUSY):
 		return holder(path)
 	case errors.Is(err, unix.ENOMEM):
