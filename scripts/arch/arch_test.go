@@ -100,7 +100,7 @@ var arrows = []struct{ room, may string }{
 
 	// The bench drives layers and programs from outside.
 	{"scripts/benchmark", "hal/... fleet/blob/pack"},
-	{"scripts", "hal/haltest hal/runner"},
+	{"scripts", "hal/haltest hal/haltest/port hal/runner"},
 	{"scripts/...", ""},
 }
 
@@ -127,8 +127,8 @@ var deps = []struct{ module, rooms string }{
 	{"github.com/prometheus/client_golang", "fleet fleet/internal/... agent/internal/health agent/internal/local"},
 	{"github.com/spf13/cobra", "agent/cmd/covey-agent fleet/cmd/covey fleet/cmd/covey-fleet"},
 	{"github.com/klauspost/compress", "fleet/blob/pack fleet/internal/registry_test"},
-	{"github.com/santhosh-tekuri/jsonschema/v6", "fleet/wire_test fleet/release_test"},
-	{"go.yaml.in/yaml/v3", "agent fleet fleet/cmd/covey"},
+	{"github.com/santhosh-tekuri/jsonschema/v6", "fleet/wire_test fleet/release_test firmware_test scripts_test"},
+	{"go.yaml.in/yaml/v3", "agent fleet fleet/cmd/covey agent/cmd/covey-agent_test firmware_test scripts_test"},
 	{"github.com/rs/zerolog", "agent/... fleet fleet/internal/... fleet/link/... fleet/cmd/... fleet/sim fleet/e2e hal/ladder hal/runner hal/answers_test hal/cmd/... scripts/benchmark"},
 	{"github.com/bluenviron/gortsplib/v5", "hal/source/exec_test"}, // an RTSP server to read from
 	{"github.com/pion/rtp", "hal/source/exec_test"},

@@ -5,6 +5,7 @@
 //	packaging man PROGRAM DATE                      a page of section 1
 //	packaging depends FILE…                         Debian's names of the libraries that ELF files need
 //	packaging licences FILE…                        the texts of all that is in them
+//	packaging icon WIDTH HEIGHT                     a PNG
 //	packaging sbom NAME VERSION ARCH EPOCH FILE…    CycloneDX
 package main
 
@@ -31,6 +32,12 @@ func run(args []string, out io.Writer) error {
 		return depends(out, args[1:])
 	case len(args) > 1 && args[0] == "licences":
 		return licences(out, args[1:])
+	case len(args) == 3 && args[0] == "icon":
+		var width, height int
+		if _, err := fmt.Sscan(args[1]+" "+args[2], &width, &height); err != nil || min(width, height) < 1 || max(width, height) > 4096 {
+			return fmt.Errorf("%s × %s is no size", args[1], args[2])
+		}
+		return icon(out, width, height)
 	case len(args) > 5 && args[0] == "sbom":
 		seconds, err := strconv.ParseInt(args[4], 10, 64)
 		if err != nil {
