@@ -316,7 +316,7 @@ func (a *agent) reportHealth(ctx context.Context) {
 		Publish: func(h *wire.Health) { a.uplink.SetHealth(*h) },
 		Loop:    a.Pulse.Loop("health"),
 	}
-	defer r.Loop.End()
+	defer r.Loop.Leave(ctx)
 	r.Run(ctx) // its only end is ctx's
 }
 

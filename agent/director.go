@@ -66,7 +66,7 @@ func (d *director) settle(believed *wire.Desired, err error) {
 
 // run fetches what documents that wait for it need, until ctx ends.
 func (d *director) run(ctx context.Context, loop *pulse.Loop) {
-	defer loop.End()
+	defer loop.Leave(ctx)
 	for {
 		loop.Beat()
 		select {

@@ -90,7 +90,7 @@ func (a *agent) bootID() string {
 
 // report keeps the reported document as it stands.
 func (a *agent) report(ctx context.Context, loop *pulse.Loop) {
-	defer loop.End()
+	defer loop.Leave(ctx)
 	for {
 		loop.Beat()
 		select {
@@ -181,7 +181,7 @@ const watchTime = time.Second
 
 // watch says which pipelines work, and why others do not.
 func (a *agent) watch(ctx context.Context, loop *pulse.Loop) {
-	defer loop.End()
+	defer loop.Leave(ctx)
 	stand := newStanding(a)
 	works, faults, runs := map[string]bool{}, map[string]wire.Fault{}, map[string][2]string{}
 	for ; loop.Sleep(ctx.Done(), watchTime); stand.say() {

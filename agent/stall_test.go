@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -170,6 +171,40 @@ func TestStalls(t *testing.T) {
 func TestStallsAreMissedByATicker(t *testing.T) {
 	if named, after := stalled(t, "pinned run", false, &pulse.Board{}); named != nil || after != 0 {
 		t.Errorf("named %v after %v: the test finds what is not there", named, after)
+	}
+}
+
+// A loop that goes is named as one that hangs.
+func TestGone(t *testing.T) {
+	for _, loop := range []string{"director", "report", "watch", "health", "outbox", "fleet link", "home link", "fleet update", "pinned reopen"} {
+		t.Run(loop, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				change := func(c *Config) {
+					begin := time.Now()
+					c.Pulse.OnBeat = func(name string) {
+						if name == loop && time.Since(begin) > 30*time.Second && time.Since(begin) < time.Minute {
+							runtime.Goexit()
+						}
+					}
+				}
+				watch(t, w, change, nil, func(v *watched, stop func() error) {
+					time.Sleep(time.Minute)
+					synctest.Wait()
+					if named := v.late(); !slices.Equal(named, []string{loop}) {
+						t.Errorf("named %v", named)
+					}
+					v.mu.Lock()
+					if v.bites.IsZero() {
+						t.Error("the manager was not told")
+					}
+					v.mu.Unlock()
+					if err := stop(); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		})
 	}
 }
 

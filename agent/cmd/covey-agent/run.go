@@ -185,7 +185,7 @@ const renewTime = 5 * time.Minute
 
 // run renews at two thirds of the certificate's life, give or take, until ctx ends.
 func (r *renewal) run(ctx context.Context, loop *pulse.Loop) {
-	defer loop.End()
+	defer loop.Leave(ctx)
 	const look = time.Hour // a timer until then would not see the clock being set
 	for {
 		if !loop.Sleep(ctx.Done(), rand.N(look)) {

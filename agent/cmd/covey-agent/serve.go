@@ -57,7 +57,7 @@ func serve(ctx context.Context, config string) error {
 	}
 	file, err := agent.ReadFile(config)
 	log := logger(os.Stderr, levelOf(file))
-	board := &pulse.Board{Promise: health.PromiseFor(watchdog), OnBeat: stall}
+	board := &pulse.Board{Promise: health.PromiseFor(watchdog), OnBeat: stall()}
 	u := units(log)
 	if u != nil {
 		defer u.Close()
@@ -123,7 +123,6 @@ func (s *server) plan(file *agent.File) (*plan, error) {
 		return nil, err
 	}
 	p.agent.Pulse = s.service.Loops
-	p.agent.Standing = func(st agent.Standing) { s.service.Stand(st.Settled, st.Text) }
 	return p, nil
 }
 
@@ -139,6 +138,11 @@ func (s *server) once(ctx context.Context, p *plan) (*plan, error) {
 	}
 	defer renewing.Wait()
 	defer cancel()
+	start := p.agent.Pulse.Loop("start") // until its loops are there
+	start.Do("opens what is on the disk", openTime)
+	started := sync.OnceFunc(start.End)
+	defer started()
+	p.agent.Standing = func(st agent.Standing) { started(); s.service.Stand(st.Settled, st.Text) }
 	ended := make(chan error, 1)
 	go func() { ended <- agent.Run(ctx, p.agent) }() // ended is waited for below
 	s.loop.Beat()

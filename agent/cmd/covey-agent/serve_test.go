@@ -236,7 +236,7 @@ func TestStallBuild(t *testing.T) {
 	if err := m.cmd.Wait(); err == nil {
 		t.Error("it ended well")
 	}
-	if log := m.log.String(); !strings.Contains(log, `"loop":"director"`) || !strings.Contains(log, "main.stall") {
+	if log := m.log.String(); !strings.Contains(log, `"loop":"director"`) || !strings.Contains(log, "main.hold") {
 		t.Errorf("the log does not say who hangs, and where:\n%s", log)
 	}
 }

@@ -8,10 +8,13 @@ import (
 	"time"
 )
 
-// stall holds a loop for as long as the file that $COVEY_STALL names has its name in a line:
+// stall is what stalls loops: those whose names stand in the file that $COVEY_STALL
+// names, one a line, and for as long as they do.
 //
 //	echo "porch run" >"$COVEY_STALL"
-func stall(loop string) {
+func stall() func(loop string) { return hold }
+
+func hold(loop string) {
 	for {
 		b, err := os.ReadFile(os.Getenv("COVEY_STALL"))
 		if err != nil || !strings.Contains("\n"+string(b)+"\n", "\n"+loop+"\n") {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/agent/internal/pulse"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/haltest"
@@ -703,7 +704,7 @@ func TestNoAllocationsPerFrame(t *testing.T) {
 		src := &steppedSource{FakeSource: haltest.FakeSource{Width: 64, Height: 64}, step: step}
 		published := make(chan struct{})
 		body := make([]byte, 0, 4096)
-		p := New(Config{Name: "cam", Source: src, IDPrefix: "dev-abc-cam", Serial: serial, Publish: func(r *wire.Result) error {
+		p := New(Config{Name: "cam", Source: src, IDPrefix: "dev-abc-cam", Serial: serial, Pulse: &pulse.Board{}, Publish: func(r *wire.Result) error {
 			body = wire.AppendResultBody(body[:0], r)
 			published <- struct{}{}
 			return nil

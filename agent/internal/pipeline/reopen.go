@@ -24,7 +24,7 @@ func (p *Pipeline) reopenLost(ctx context.Context) {
 		return
 	}
 	loop := p.loop("reopen")
-	defer loop.End()
+	defer loop.Leave(ctx)
 	for {
 		loop.Beat()
 		select {

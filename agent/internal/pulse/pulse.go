@@ -5,6 +5,7 @@ package pulse
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -135,6 +136,21 @@ func (l *Loop) End() {
 	if i := slices.Index(b.loops, l); i >= 0 {
 		b.loops = slices.Delete(b.loops, i, i+1)
 	}
+}
+
+// Leave is End for a loop that goes on for as long as ctx: before its end it should not
+// have come to one, and is late from now on.
+func (l *Loop) Leave(ctx context.Context) {
+	if l == nil {
+		return
+	}
+	if ctx.Err() != nil {
+		l.End()
+		return
+	}
+	what := "has ended"
+	l.doing.Store(&what)
+	l.due.Store(1)
 }
 
 // A Late is a loop that has not come back when it said.

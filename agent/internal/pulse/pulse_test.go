@@ -1,6 +1,7 @@
 package pulse
 
 import (
+	"context"
 	"reflect"
 	"testing"
 	"testing/synctest"
@@ -72,6 +73,25 @@ func TestSleep(t *testing.T) {
 	})
 }
 
+// A loop that leaves before it may is late; afterwards it has ended.
+func TestLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &Board{}
+		ctx, cancel := context.WithCancel(t.Context())
+		a := b.Loop("a")
+		time.Sleep(time.Second)
+		a.Leave(ctx)
+		if late := b.Late(); len(late) != 1 || late[0].Doing != "has ended" {
+			t.Errorf("gone, and late are %v", late)
+		}
+		cancel()
+		a.Leave(ctx)
+		if names := b.Names(); names != nil {
+			t.Errorf("%v are left", names)
+		}
+	})
+}
+
 // Nobody has to watch.
 func TestNobody(t *testing.T) {
 	var b *Board
@@ -79,6 +99,7 @@ func TestNobody(t *testing.T) {
 	l.Beat()
 	l.Rest(time.Second)
 	l.Do("x", time.Second)
+	l.Leave(t.Context())
 	if l.Pulse() != nil || !l.Sleep(nil, 1) || b.Late() != nil || b.Names() != nil {
 		t.Error("nobody is somebody")
 	}

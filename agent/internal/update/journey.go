@@ -84,7 +84,7 @@ func newJourney(l *Loop, p wire.HelloPipeline) *journey {
 // run asks Next and does what it says until ctx ends.
 func (j *journey) run(ctx context.Context) {
 	j.loop = j.l.c.Pulse.Loop(j.name + " update")
-	defer j.loop.End()
+	defer j.loop.Leave(ctx)
 	defer j.discard()
 	for j.loop.Do("writes its state", diskTime); !j.start(); {
 		if !j.loop.Sleep(ctx.Done(), time.Second) {

@@ -47,7 +47,7 @@ type put struct {
 // write is the loop that commits when it is time.
 func (o *outbox) write(ctx context.Context, board *pulse.Board) {
 	loop := board.Loop("outbox")
-	defer loop.End()
+	defer loop.Leave(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	said := "" // a disk that refuses does so every few seconds

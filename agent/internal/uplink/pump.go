@@ -148,7 +148,7 @@ func (p *pump) settled(d *doc) bool {
 
 func (p *pump) run(ctx context.Context, board *pulse.Board) {
 	p.loop = board.Loop(p.side.String() + " link")
-	defer p.loop.End()
+	defer p.loop.Leave(ctx)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
