@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +32,10 @@ var badProgram string
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		role(os.Args[1], os.Args[2:])
+	}
+	if dir := os.Getenv("COVEY_RUNNER_PROGRAMS"); dir != "" {
+		badProgram = filepath.Join(dir, "covey-runner-bad")
+		os.Exit(m.Run())
 	}
 	if haltest.InVM() {
 		badProgram = vmPrograms + "/covey-runner-bad"
@@ -71,6 +77,8 @@ func role(name string, args []string) {
 		err = <-done
 	case "agent":
 		agent(args[0])
+	case "orderly":
+		orderly()
 	case "systemd":
 		err = standInMain(args[0], args[1], args[2])
 	case "exec-start":
@@ -265,16 +273,27 @@ func TestCloseEndsADeafRunner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pidfd, err := unix.PidfdOpen(s.(*session).runner.child.pid(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(pidfd)
+	ended := watch(t, s)
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0); n != 1 {
-		t.Errorf("the runner is still there: %v", err)
+	if !ended() {
+		t.Error("the runner is still there")
+	}
+}
+
+// watch says from now on whether the runner of a session has ended. Its number alone
+// does not: systemd may not have heard of the end yet.
+func watch(t *testing.T, s hal.Session) (ended func() bool) {
+	t.Helper()
+	pidfd, err := unix.PidfdOpen(runnerOf(s).child.pid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(pidfd) })
+	return func() bool {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		return n == 1
 	}
 }
 
@@ -417,6 +436,29 @@ func agent(mode string) {
 	_, _ = s.Run(0)
 	fmt.Println("ran")
 	time.Sleep(time.Hour)
+}
+
+// orderly is an agent that works on for a while when it is told to end.
+func orderly() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	badProgram = os.Getenv("BAD_PROGRAM")
+	path := filepath.Join(os.Getenv("BAD_DIR"), "model")
+	if err := os.WriteFile(path, []byte("some model"), 0o600); err != nil {
+		panic(err)
+	}
+	s, err := New(badConfig("good", zerolog.New(os.Stdout))).Open(context.Background(), hal.Model{Name: "some", Path: path}, hal.Options{})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(s.(*session).runner.child.pid())
+	_, err = s.Run(0)
+	fmt.Println("ran", err)
+	<-stop
+	time.Sleep(time.Second) // long enough for a runner that was told to end as well
+	_, err = s.Run(0)
+	fmt.Println("ran after the signal:", err)
+	s.Close()
 }
 
 // TestNoOrphan kills an agent with -9, with a runner that waits for requests and

@@ -26,7 +26,7 @@ type child interface {
 
 // An ending is how a process ended.
 type ending struct {
-	unknown bool           // nobody can say; then nothing else is set
+	unknown bool           // nobody can say; then status and signal are not set
 	status  int            // its exit status, where no signal ended it
 	signal  syscall.Signal // what ended it, 0: nothing did
 	starved bool           // the kernel says that it killed it for want of memory
@@ -34,6 +34,10 @@ type ending struct {
 
 // killed says whether it was by SIGKILL.
 func (e ending) killed() bool { return e.signal == syscall.SIGKILL }
+
+// byMemory says whether it was most likely the kernel, for want of memory: nobody
+// else sends SIGKILL.
+func (e ending) byMemory() bool { return e.killed() || e.starved }
 
 // A spawned is a runner that is a child process of the agent.
 type spawned struct {

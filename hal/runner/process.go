@@ -358,8 +358,8 @@ func verdict(name, phase string, end ending, said string) *hal.Error {
 	if end.signal == syscall.SIGSYS {
 		e.Text += ": it tried what no runner may (to trace a process, to mount, to load a module)"
 	}
-	if end.killed() {
-		e.Code = hal.CodeMemory // nobody but the kernel's memory killer does that
+	if end.byMemory() {
+		e.Code = hal.CodeMemory
 		e.Text += ": killed from outside, most often for want of memory"
 	}
 	if line := outOfMemory(said); line != "" {

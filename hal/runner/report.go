@@ -73,7 +73,7 @@ func parseReport(packet []byte) (invocation string, e ending, err error) {
 			return "", ending{}, fmt.Errorf("signal %q", r.Status)
 		}
 	default:
-		e.unknown = true
+		e = ending{unknown: true}
 	}
 	return r.Invocation, e, nil
 }

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/covey-edge/covey/hal"
 )
 
@@ -71,11 +69,12 @@ func TestExclusiveDevice(t *testing.T) {
 	} else if err := three.Close(); err != nil {
 		t.Error(err)
 	}
+	ended := watch(t, two)
 	if err := two.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := unix.Kill(int(pid), 0); !errors.Is(err, unix.ESRCH) {
-		t.Errorf("the runner has no session and lives: %v", err)
+	if !ended() {
+		t.Error("the runner has no session and lives")
 	}
 	if again := openOn(t, e, hal.EdgeTPU); processOf(t, again) == pid {
 		t.Error("a session in a runner that has ended")

@@ -18,6 +18,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/covey-edge/covey/hal"
 )
 
 // bySocket says whether the runners of these tests are started as systemd would start
@@ -29,6 +31,9 @@ func bySocket() bool { return os.Getenv("COVEY_RUNNER_BY_SOCKET") != "" }
 func UnitsOf(program string) *Units {
 	if !bySocket() {
 		return nil
+	}
+	if os.Getenv("COVEY_RUNNER_BY_SOCKET") == "systemd" {
+		return bySystemd()
 	}
 	if dir := os.Getenv("BAD_SYSTEMD"); dir != "" { // of an agent that is to be killed
 		u, err := NewUnits(dir+"/socket", dir+"/ended", zerolog.New(os.Stderr))
@@ -52,6 +57,15 @@ func UnitsOf(program string) *Units {
 	}
 	return standIns.units[dir]
 }
+
+// bySystemd starts runners by the real one: see TestUnderSystemd.
+var bySystemd = sync.OnceValue(func() *Units {
+	u, err := NewUnits("/run/covey/runner", os.Getenv("RUNTIME_DIRECTORY")+"/ended", zerolog.New(os.Stderr))
+	if err != nil {
+		panic(err)
+	}
+	return u
+})
 
 // standIns are those of UnitsOf, by the folder of their programs.
 var standIns = struct {
@@ -217,6 +231,31 @@ func result(state *os.ProcessState) []string {
 		return say("exit-code", "exited", strconv.Itoa(status.ExitStatus()))
 	}
 	return say("success", "exited", "0")
+}
+
+// TestUnitJournal: what a runner says is in the journal, whatever the agent logs.
+func TestUnitJournal(t *testing.T) {
+	s, err := newStandIn(filepath.Dir(badProgram))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.end()
+	c := badConfig("exit-run", zerolog.Nop())
+	if c.Units, err = NewUnits(s.socket, s.ended, zerolog.Nop()); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Units.Close()
+	session, err := New(c).Open(t.Context(), someModel(t), hal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	if _, err := session.Run(0); err == nil || !strings.Contains(err.Error(), "ended with status 7 in run: goodbye") {
+		t.Error(err)
+	}
+	if said, err := os.ReadFile(s.journal); string(said) != "goodbye\n" {
+		t.Errorf("in the journal: %q, %v", said, err)
+	}
 }
 
 // TestBySocket runs the tests of this package once more, with runners that are

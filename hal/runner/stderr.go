@@ -23,14 +23,14 @@ type stderr struct {
 	log zerolog.Logger
 
 	mu      sync.Mutex
-	journal *os.File // of its unit: gets the same lines; nil: there is none
+	journal *os.File // gets the same lines, whatever the agent logs; nil: there is none
 	said    []byte
 	line    []byte
 	lines   int
 }
 
-// also has lines written to a unit's journal from now on; nil ends that. The file
-// is made one that nobody is kept waiting by.
+// also has lines written to the journal from now on; nil ends that. The file is made
+// one that nobody is kept waiting by.
 func (s *stderr) also(journal *os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -22,9 +22,9 @@ import (
 const (
 	// greeting is how long systemd may take to start an instance, and that to answer.
 	greeting = 10 * time.Second
-	// telling is how long the end of an instance is waited for once its process is
-	// gone: systemd starts a program that tells it.
-	telling = 3 * time.Second
+	// telling is how long the report of an end is waited for once the process is gone:
+	// systemd starts a program for it, which on a slow board that is busy takes seconds.
+	telling = 10 * time.Second
 	// saying is how long after its end what a runner said may still come.
 	saying = time.Second
 )
@@ -40,6 +40,7 @@ type Units struct {
 	socket  string
 	log     zerolog.Logger
 	reports *reports
+	telling time.Duration
 	once    sync.Once // for complain
 }
 
@@ -50,7 +51,7 @@ func NewUnits(socket, ended string, log zerolog.Logger) (*Units, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Units{socket: socket, log: log, reports: r}, nil
+	return &Units{socket: socket, log: log, reports: r, telling: telling}, nil
 }
 
 // Close stops hearing how instances ended.
@@ -74,6 +75,7 @@ type instance struct {
 	group      string // folder of its cgroup, "" if it has none; as in io/fs
 	told       chan ending
 	copied     chan struct{} // closed when all that it said was read
+	starved    bool          // as its cgroup says; after wait
 
 	mu    sync.Mutex
 	pidfd int // -1 once it is gone
@@ -130,7 +132,7 @@ func dial(socket string) (int, error) {
 }
 
 // meet hears which process the instance is. The descriptor is of where its standard
-// error goes: to the journal, under its unit's name.
+// error went when systemd started it: to the journal.
 func (i *instance) meet(line int) (journal *os.File, err error) {
 	var h here
 	from, files, err := hear(line, &h)
@@ -183,7 +185,8 @@ func (i *instance) instruct(line int, o order, theirs *os.File, said *stderr, jo
 	return nil
 }
 
-// copy takes what the runner says, and passes it on to its unit's journal.
+// copy takes what the runner says, and passes it on to the journal. There it stands
+// among what the agent says: whoever writes is the one that journald believes.
 func (i *instance) copy(said *stderr, from, journal *os.File) {
 	defer close(i.copied)
 	defer from.Close()
@@ -230,9 +233,10 @@ func (i *instance) wait() {
 		}
 	}
 	i.release()
+	i.starved = i.group != "" && sandbox.Starved(i.group) // as long as systemd has not removed it
 }
 
-func (i *instance) end() ending {
+func (i *instance) end() (e ending) {
 	defer i.units.reports.forget(i.invocation)
 	said := time.NewTimer(saying)
 	defer said.Stop()
@@ -240,14 +244,15 @@ func (i *instance) end() ending {
 	case <-i.copied:
 	case <-said.C:
 	}
-	told := time.NewTimer(telling)
+	told := time.NewTimer(i.units.telling)
 	defer told.Stop()
 	select {
-	case e := <-i.told:
-		return e
+	case e = <-i.told:
 	case <-told.C:
-		return ending{unknown: true}
+		e.unknown = true
 	}
+	e.starved = e.starved || i.starved
+	return e
 }
 
 // memory is what its cgroup counts where the kernel does not let the agent look at

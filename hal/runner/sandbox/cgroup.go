@@ -160,11 +160,11 @@ func (g *Group) Take(pid int) error {
 
 // Starved says whether the kernel killed a process of the group for want of memory.
 // A nil group is allowed; it has to be asked before End.
-func (g *Group) Starved() bool {
-	if g == nil {
-		return false
-	}
-	events, _ := os.ReadFile(filepath.Join(g.dir, "memory.events"))
+func (g *Group) Starved() bool { return g != nil && Starved(g.dir) }
+
+// Starved is the same of any group, by its folder.
+func Starved(dir string) bool {
+	events, _ := os.ReadFile(filepath.Join("/", dir, "memory.events"))
 	for line := range strings.Lines(string(events)) {
 		if count, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
 			return count != "0"
