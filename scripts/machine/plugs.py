@@ -24,6 +24,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -319,6 +320,7 @@ class Tally:
 
 def main():
     work, cuts, seed, qemu = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started here ends, too
     rng = random.Random(seed)
     print(f"plugs: seed {seed}", file=sys.stderr)
     world = World(work, qemu)
