@@ -90,32 +90,30 @@ func (p Pipeline) Over() bool { return p.Exec == nil || p.Exec.State.Terminal() 
 
 // With is s with another value for one pipeline.
 func (s State) With(name string, p Pipeline) State {
-	s.Pipelines = maps.Clone(s.Pipelines)
-	if s.Pipelines == nil {
-		s.Pipelines = map[string]Pipeline{}
-	}
-	s.Pipelines[name] = p
+	s.Pipelines = with(s.Pipelines, name, p)
 	return s
 }
 
 // WithHome is s with what is set at home of one pipeline.
 func (s State) WithHome(name string, h Home) State {
-	s.Home = maps.Clone(s.Home)
-	if s.Home == nil {
-		s.Home = map[string]Home{}
-	}
-	s.Home[name] = h
+	s.Home = with(s.Home, name, h)
 	return s
 }
 
 // WithUsual is s with what is usual in one pipeline.
 func (s State) WithUsual(name string, u Usual) State {
-	s.Usual = maps.Clone(s.Usual)
-	if s.Usual == nil {
-		s.Usual = map[string]Usual{}
-	}
-	s.Usual[name] = u
+	s.Usual = with(s.Usual, name, u)
 	return s
+}
+
+// with is a copy of m with another value for one name.
+func with[T any](m map[string]T, name string, v T) map[string]T {
+	m = maps.Clone(m)
+	if m == nil {
+		m = map[string]T{}
+	}
+	m[name] = v
+	return m
 }
 
 // Quarantined says whether a release may not be tried in this attempt, and why.
