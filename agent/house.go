@@ -277,6 +277,8 @@ func (s *station) restart(ctx context.Context) error {
 		s.pipe.Pause()
 		s.pipe.Resume()
 	}
+	s.switching.Lock() // else an update's model could be replaced by the one before it
+	defer s.switching.Unlock()
 	m, err := s.reopen(ctx)
 	if err != nil {
 		return err
