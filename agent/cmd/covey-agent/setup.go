@@ -206,7 +206,6 @@ func (s *setup) agreed() (again int, err error) {
 
 // A question is one of six.
 type question struct {
-	title     string
 	flag      string // its name
 	value     string // the flag's
 	prompt    string
