@@ -45,30 +45,42 @@ func NewDetector(ctx context.Context, engines []hal.Engine, p PipelineFile, log 
 // Info describes the open model.
 func (d *Detector) Info() hal.Info { return d.l.Info() }
 
+// Labels are what it can answer with; nil where neither the model nor a file says them.
+func (d *Detector) Labels() []string { return d.l.labels }
+
 // Detect answers one picture's file. The frame is valid until the next call.
 func (d *Detector) Detect(path string) (*wire.Result, *hal.Frame, error) {
 	if err := d.read(path); err != nil {
 		return nil, nil, err
 	}
-	s := d.l.Session
-	begin := time.Now()
-	view, err := d.l.Filler.Fill(s.Input(0, 0), &d.frame)
+	r, err := d.See(filepath.Base(path), &d.frame)
 	if err != nil {
 		return nil, nil, err
+	}
+	return r, &d.frame, nil
+}
+
+// See answers one frame, which the result calls name.
+func (d *Detector) See(name string, f *hal.Frame) (*wire.Result, error) {
+	s := d.l.Session
+	begin := time.Now()
+	view, err := d.l.Filler.Fill(s.Input(0, 0), f)
+	if err != nil {
+		return nil, err
 	}
 	filled := time.Now()
 	timing, err := s.Run(0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	ran := time.Now()
 	if err := d.l.Decoder.Decode(s, 0, &d.answer); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	d.n++
 	r := &wire.Result{
 		V: wire.Version, ID: "detect-" + strconv.FormatUint(d.n, 10), TS: begin.UTC(), Pipe: "detect", Frame: d.n, Seq: d.n,
-		Name: filepath.Base(path), Model: d.l.Ref, Accel: string(d.Info().Accelerator), Kind: d.answer.Kind,
+		Name: name, Model: d.l.Ref, Accel: string(d.Info().Accelerator), Kind: d.answer.Kind,
 		LatMS: wire.Latency{Pre: millis(filled.Sub(begin)), Inv: millis(timing.Engine), Post: millis(time.Since(ran))},
 		Items: []wire.Item{},
 	}
@@ -80,7 +92,7 @@ func (d *Detector) Detect(path string) (*wire.Result, *hal.Frame, error) {
 		}
 		r.Items = append(r.Items, item)
 	}
-	return r, &d.frame, nil
+	return r, nil
 }
 
 // Close frees the model.

@@ -41,7 +41,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), checkCommand(), doctorCommand(), unitCommand(), probeCommand(), detectCommand(), joinCommand(), versionCommand(),
+	root.AddCommand(setupCommand(), runCommand(), checkCommand(), doctorCommand(), eraseCommand(), supportCommand(), unitCommand(), probeCommand(), detectCommand(), joinCommand(), versionCommand(),
 		stageCommand(), endedCommand(), outboxCommand(), formatsCommand(), addonCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {

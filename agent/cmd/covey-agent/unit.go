@@ -37,22 +37,28 @@ func unitCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			n := needs{allow: set{}, groups: set{}, families: set{}, read: set{}}
-			for _, t := range also {
-				if err := n.source(agent.SourceFile{Type: strings.TrimSpace(t)}); err != nil {
-					return fmt.Errorf("--also: %w", err)
-				}
-			}
-			if err := n.file(file, sandbox.DeviceNodes(os.DirFS("/"), wanted(file))); err != nil {
-				return err
-			}
-			n.print(cmd.OutOrStdout(), config, func(group string) bool { _, err := user.LookupGroup(group); return err == nil })
-			return nil
+			return printNeeds(cmd.OutOrStdout(), config, file, also)
 		},
 	}
 	configFlag(cmd, &config)
 	cmd.Flags().StringSliceVar(&also, "also", nil, "types of sources that the fleet may configure, as in v4l2,alsa")
 	return cmd
+}
+
+// printNeeds prints what the service needs for a configuration, and for types of sources that
+// a fleet may configure.
+func printNeeds(w io.Writer, config string, file *agent.File, also []string) error {
+	n := needs{allow: set{}, groups: set{}, families: set{}, read: set{}}
+	for _, t := range also {
+		if err := n.source(agent.SourceFile{Type: strings.TrimSpace(t)}); err != nil {
+			return fmt.Errorf("--also: %w", err)
+		}
+	}
+	if err := n.file(file, sandbox.DeviceNodes(os.DirFS("/"), wanted(file))); err != nil {
+		return err
+	}
+	n.print(w, config, func(group string) bool { _, err := user.LookupGroup(group); return err == nil })
+	return nil
 }
 
 // wanted are the accelerators that models may run on.

@@ -91,6 +91,12 @@ func Open(dir string, fsys blob.FS) (*Store, error) {
 	return s, nil
 }
 
+// Read reads the state in dir and changes nothing. Errors: fs.ErrNotExist, E_STATE_NEWER,
+// what Open would mend, or the disk's.
+func Read(dir string, fsys blob.FS) (State, error) {
+	return (&Store{fs: fsys, dir: dir}).read(fileName)
+}
+
 var errCorrupt = errors.New("broken state file")
 
 // read reads one of the two files: errCorrupt, fs.ErrNotExist, E_STATE_NEWER.

@@ -50,6 +50,9 @@ type file struct {
 	aside string
 }
 
+// Path is the outbox of a data folder.
+func Path(dir string) string { return filepath.Join(dir, "outbox.db") }
+
 // openFile opens or makes the file. check is the command line of a child that
 // calls CheckMain with the path that is appended to it; empty means no check.
 func openFile(path string, check []string) (*file, error) {

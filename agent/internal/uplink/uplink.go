@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -105,7 +104,7 @@ var limits = [classes]caps{
 // New opens the outbox, or makes it. A damaged one is put aside and reported by
 // Stats. The caller calls Run, which closes it.
 func New(cfg Config) (*Uplink, error) {
-	f, err := openFile(filepath.Join(cfg.Dir, "outbox.db"), cfg.Check)
+	f, err := openFile(Path(cfg.Dir), cfg.Check)
 	if err != nil {
 		return nil, err
 	}
