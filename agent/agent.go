@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,9 @@ type Config struct {
 	Pulse *pulse.Board
 	// Standing is told every second how the agent stands; may be nil, and may not block.
 	Standing func(Standing)
+	// InMemory says that the data folder is one in memory, because the board's disk cannot
+	// be written. It is told in health and on the page.
+	InMemory bool
 	// CheckOutbox is the command that ends in CheckOutbox; see there.
 	CheckOutbox []string
 	Log         zerolog.Logger
@@ -372,7 +376,7 @@ func (a *agent) healthPeriod() time.Duration {
 // collect is what health says besides the gauges; before is kept between calls.
 func (a *agent) collect(before map[string]pipeline.Stats) health.Input {
 	u := a.uplink.Stats()
-	in := health.Input{Outbox: int64(u.Waiting), Lost: u.Lost, Flags: u.Flags, Pipes: map[string]wire.PipelineHealth{}}
+	in := health.Input{Outbox: int64(u.Waiting), Lost: u.Lost, Flags: a.flags(u), Pipes: map[string]wire.PipelineHealth{}}
 	for name, s := range a.stations {
 		now, last := s.pipe.Stats(), before[name]
 		h := now.Health(&last)
@@ -389,4 +393,15 @@ func (a *agent) collect(before map[string]pipeline.Stats) health.Input {
 		before[name] = now
 	}
 	return in
+}
+
+// dataInMemory is the flag of Config.InMemory.
+const dataInMemory = "data_in_memory"
+
+// flags are the codes of what is not as it should be with what the board keeps.
+func (a *agent) flags(u uplink.Stats) []string {
+	if !a.InMemory {
+		return u.Flags
+	}
+	return append(slices.Clone(u.Flags), dataInMemory)
 }

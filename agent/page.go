@@ -112,7 +112,7 @@ func (p page) Status() local.Status {
 	s := local.Status{
 		Device: string(p.Device), Board: p.Board.Name, Version: p.Version, Now: time.Now(), Uptime: time.Since(p.started).Seconds(),
 		Memory: p.ownMemory(), Gauges: p.gauges(), Links: links(p.Config, u),
-		Outbox: local.Outbox{Waiting: int64(u.Waiting), Lost: u.Lost, Flags: u.Flags}, Pipelines: []local.Pipeline{},
+		Outbox: local.Outbox{Waiting: int64(u.Waiting), Lost: u.Lost, Flags: p.flags(u)}, Pipelines: []local.Pipeline{},
 	}
 	select {
 	case <-p.probed:

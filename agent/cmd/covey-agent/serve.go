@@ -34,6 +34,7 @@ type plan struct {
 	agent  agent.Config
 	renew  *renewal // nil: no fleet
 	log    zerolog.Logger
+	forget func()      // what is in memory instead of on the disk
 	before *agent.File // what ran before, to go back to while this one is not up; nil: nothing
 }
 
@@ -118,17 +119,22 @@ func (s *server) run(ctx context.Context, file *agent.File) error {
 // touched.
 func (s *server) plan(file *agent.File) (*plan, error) {
 	p := &plan{file: file, log: logger(os.Stderr, file.Log)}
-	var err error
-	if p.agent, p.renew, err = assemble(file, s.units, p.log); err != nil {
+	there, forget, err := onDisk(file, p.log)
+	if err != nil {
 		return nil, err
 	}
-	p.agent.Pulse = s.service.Loops
+	if p.agent, p.renew, err = assemble(there, s.units, p.log); err != nil {
+		forget()
+		return nil, err
+	}
+	p.agent.Pulse, p.agent.InMemory, p.forget = s.service.Loops, there != file, forget
 	return p, nil
 }
 
 // once runs an agent until it ends, or another one is to run in its place, which it
 // returns: the configuration has changed.
 func (s *server) once(ctx context.Context, p *plan) (*plan, error) {
+	defer p.forget()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	hurry(ctx, p.agent.Engines)
