@@ -57,9 +57,27 @@ func printNeeds(w io.Writer, config string, file *agent.File, also []string) err
 	if err := n.file(file, sandbox.DeviceNodes(os.DirFS("/"), wanted(file))); err != nil {
 		return err
 	}
-	n.print(w, config, func(group string) bool { _, err := user.LookupGroup(group); return err == nil })
+	n.print(w, config, membership)
 	return nil
 }
+
+// membership says whether there is a group here, and whether the service's user is in it
+// anyway: a package puts it into those of devices.
+func membership(group string) (there, member bool) {
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return false, false
+	}
+	u, err := user.Lookup(serviceUser)
+	if err != nil {
+		return true, false
+	}
+	ids, err := u.GroupIds()
+	return true, err == nil && slices.Contains(ids, g.Gid)
+}
+
+// serviceUser is the one that the unit names.
+const serviceUser = "covey"
 
 // wanted are the accelerators that models may run on.
 func wanted(file *agent.File) []hal.Accelerator {
@@ -188,8 +206,8 @@ func (n *needs) home(paths ...string) {
 }
 
 // print writes the drop-in. A group that the board does not have would keep the service
-// from starting.
-func (n *needs) print(w io.Writer, config string, there func(group string) bool) {
+// from starting; one that its user is in need not be named.
+func (n *needs) print(w io.Writer, config string, membership func(group string) (there, member bool)) {
 	fmt.Fprintf(w, "# What %s needs of this board besides the unit.\n# Made by covey-agent unit: print it again when other sources are configured.\n[Service]\n", config)
 	for _, note := range n.notes {
 		fmt.Fprintf(w, "# %s\n", note)
@@ -198,11 +216,12 @@ func (n *needs) print(w io.Writer, config string, there func(group string) bool)
 		fmt.Fprintf(w, "DeviceAllow=%s rw\n", name)
 	}
 	for _, group := range slices.Sorted(maps.Keys(n.groups)) {
-		if !there(group) {
-			fmt.Fprintf(w, "# no group %s here: a udev rule has to open the device to the user covey\n", group)
-			continue
+		switch there, member := membership(group); {
+		case !there:
+			fmt.Fprintf(w, "# no group %s here: a udev rule has to open the device to the user %s\n", group, serviceUser)
+		case !member:
+			fmt.Fprintf(w, "SupplementaryGroups=%s\n", group)
 		}
-		fmt.Fprintf(w, "SupplementaryGroups=%s\n", group)
 	}
 	for _, family := range slices.Sorted(maps.Keys(n.families)) {
 		fmt.Fprintf(w, "RestrictAddressFamilies=%s\n", family)

@@ -24,7 +24,7 @@ func dropIn(t *testing.T, config string, nodes ...string) string {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	n.print(&b, "agent.yaml", func(group string) bool { return group != "iio" })
+	n.print(&b, "agent.yaml", func(group string) (there, member bool) { return group != "iio", false })
 	_, lines, _ := strings.Cut(b.String(), "[Service]\n")
 	return lines
 }
@@ -50,6 +50,11 @@ func TestUnit(t *testing.T) {
 		if got := dropIn(t, "pipelines: {p: {source: {"+c.source+"}}}\n"+c.more); got != c.want {
 			t.Errorf("%s: got\n%swant\n%s", c.source, got, c.want)
 		}
+	}
+	var b bytes.Buffer
+	(&needs{groups: set{"input": true}}).print(&b, "agent.yaml", func(string) (there, member bool) { return true, true })
+	if strings.Contains(b.String(), "SupplementaryGroups") {
+		t.Errorf("a group that the user is in is named: %s", b.String())
 	}
 	if got := dropIn(t, "", "/dev/bus/usb/001", "/dev/bus/usb/002"); got != "SupplementaryGroups=plugdev\nRestrictAddressFamilies=AF_NETLINK\n" {
 		t.Errorf("with a Coral: %s", got)
