@@ -419,6 +419,42 @@ func TestSetupStarts(t *testing.T) {
 	}
 }
 
+// What is written belongs to whom the service runs as, the configuration to root; a model
+// that he may not read is said before.
+func TestSetupOwners(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	dir := t.TempDir()
+	p := place{config: dir + "/etc/agent.yaml", data: dir, owner: owner{true, 12345, 12346}}
+	kept, err := p.configuration("device: a\n")
+	if err := errors.Join(err, p.secret(homeSecret, "x")); err != nil || kept != "" {
+		t.Fatal(kept, err)
+	}
+	for name, want := range map[string]string{p.config: "0:12346 640", dir + "/etc/" + homeSecret: "12345:12346 600"} {
+		fi, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		if got := fmt.Sprintf("%d:%d %o", st.Uid, st.Gid, fi.Mode().Perm()); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	for mode, good := range map[fs.FileMode]bool{0o600: false, 0o640: false, 0o644: true} {
+		path := filepath.Join(dir, "m.tflite")
+		if err := errors.Join(os.WriteFile(path, nil, mode), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.lets(path); (err == nil) != good {
+			t.Errorf("%o: %v", mode, err)
+		}
+	}
+	if err := p.lets(dir + "/etc/" + homeSecret); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestParseCamera(t *testing.T) {
 	list := []hal.Input{{Source: "v4l2", ID: "usb-046d:0825-A1"}, {Source: "csi", ID: "1"}}
 	for text, want := range map[string]string{
