@@ -90,6 +90,7 @@ func (l *lived) data() string {
 // What the board has recorded goes, here and at the house's broker; what it is stays, and
 // what is another's, too.
 func TestErase(t *testing.T) {
+	t.Parallel()
 	l := livedIn(t)
 	if err := publish(t, l.link, "kitchen/lamp", "on"); err != nil {
 		t.Fatal(err)
@@ -126,6 +127,7 @@ func TestErase(t *testing.T) {
 
 // A board to be given away keeps nothing but what is not the agent's.
 func TestEraseAll(t *testing.T) {
+	t.Parallel()
 	l := livedIn(t)
 	for _, name := range []string{"data/identity", "data/models"} {
 		if err := os.Mkdir(l.path(name), 0o700); err != nil {
@@ -152,6 +154,7 @@ func TestEraseAll(t *testing.T) {
 
 // A broker that is away or forbids it is said, with what stays there; the board is erased.
 func TestEraseWithoutTheHouse(t *testing.T) {
+	t.Parallel()
 	l := livedIn(t)
 	l.put("etc/agent.yaml", "device: porch\nhome: {broker: 'mqtt://127.0.0.1:9'}\n")
 	if out, err := l.run("yes\nno\n", "erase"); err == nil || !strings.Contains(out, "It stays there") || !exists(l.path("data/outbox.db")) {
