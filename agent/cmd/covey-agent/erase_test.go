@@ -48,7 +48,7 @@ func livedIn(t *testing.T) *lived {
 	return l
 }
 
-// live runs an agent and does something while it is online.
+// live runs an agent and does something while it is online and Home Assistant knows of it.
 func (l *lived) live(do func()) {
 	l.t.Helper()
 	cmd := l.command("run")
@@ -58,8 +58,13 @@ func (l *lived) live(do func()) {
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	err := converse(l.t.Context(), l.link, wire.Spec{Subscribe: []wire.Subscription{{Filter: houseTopics("porch").Available(), QoS: 1}}}, nil,
-		func(m wire.Message) bool { return string(m.Payload) == "online" })
+	available, discovery := houseTopics("porch").Available(), wire.Discovery("homeassistant", "porch")
+	last := map[string]string{}
+	err := converse(l.t.Context(), l.link, wire.Spec{Subscribe: []wire.Subscription{{Filter: available, QoS: 1}, {Filter: discovery, QoS: 1}}}, nil,
+		func(m wire.Message) bool {
+			last[m.Topic] = string(m.Payload)
+			return last[available] == "online" && last[discovery] != ""
+		})
 	if err == nil {
 		do()
 	}
