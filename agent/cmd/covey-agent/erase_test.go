@@ -48,7 +48,7 @@ func livedIn(t *testing.T) *lived {
 	return l
 }
 
-// live runs an agent and does something while it is online.
+// live runs an agent and does something while it is online and Home Assistant knows of it.
 func (l *lived) live(do func()) {
 	l.t.Helper()
 	cmd := l.command("run")
@@ -58,8 +58,13 @@ func (l *lived) live(do func()) {
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	err := converse(l.t.Context(), l.link, wire.Spec{Subscribe: []wire.Subscription{{Filter: houseTopics("porch").Available(), QoS: 1}}}, nil,
-		func(m wire.Message) bool { return string(m.Payload) == "online" })
+	available, discovery := houseTopics("porch").Available(), wire.Discovery("homeassistant", "porch")
+	last := map[string]string{}
+	err := converse(l.t.Context(), l.link, wire.Spec{Subscribe: []wire.Subscription{{Filter: available, QoS: 1}, {Filter: discovery, QoS: 1}}}, nil,
+		func(m wire.Message) bool {
+			last[m.Topic] = string(m.Payload)
+			return last[available] == "online" && last[discovery] != ""
+		})
 	if err == nil {
 		do()
 	}
@@ -90,6 +95,7 @@ func (l *lived) data() string {
 // What the board has recorded goes, here and at the house's broker; what it is stays, and
 // what is another's, too.
 func TestErase(t *testing.T) {
+	t.Parallel()
 	l := livedIn(t)
 	if err := publish(t, l.link, "kitchen/lamp", "on"); err != nil {
 		t.Fatal(err)
@@ -126,6 +132,7 @@ func TestErase(t *testing.T) {
 
 // A board to be given away keeps nothing but what is not the agent's.
 func TestEraseAll(t *testing.T) {
+	t.Parallel()
 	l := livedIn(t)
 	for _, name := range []string{"data/identity", "data/models"} {
 		if err := os.Mkdir(l.path(name), 0o700); err != nil {
@@ -152,6 +159,7 @@ func TestEraseAll(t *testing.T) {
 
 // A broker that is away or forbids it is said, with what stays there; the board is erased.
 func TestEraseWithoutTheHouse(t *testing.T) {
+	t.Parallel()
 	l := livedIn(t)
 	l.put("etc/agent.yaml", "device: porch\nhome: {broker: 'mqtt://127.0.0.1:9'}\n")
 	if out, err := l.run("yes\nno\n", "erase"); err == nil || !strings.Contains(out, "It stays there") || !exists(l.path("data/outbox.db")) {

@@ -154,6 +154,20 @@ func (p place) keep(text []byte) (string, error) {
 	}
 }
 
+// lets says whether the service may read a file.
+func (p place) lets(path string) error {
+	fi, err := os.Stat(path)
+	if err != nil || !p.owner.there {
+		return err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	mode := fi.Mode().Perm()
+	if !ok || mode&0o004 != 0 || int(st.Uid) == p.owner.uid && mode&0o400 != 0 || int(st.Gid) == p.owner.gid && mode&0o040 != 0 {
+		return nil
+	}
+	return fmt.Errorf("the service's user covey may not read %s: sudo chmod a+r %s", path, path)
+}
+
 // give hands what lies in the data folder over to the service.
 func (p place) give(paths ...string) error {
 	if !p.owner.there {

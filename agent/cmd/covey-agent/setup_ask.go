@@ -170,6 +170,12 @@ func (s *setup) takeModel(text string) error {
 		return err
 	}
 	labels, err := s.labelsOf(path)
+	if err == nil {
+		err = s.place.lets(path)
+	}
+	if err == nil && labels != "" {
+		err = s.place.lets(labels)
+	}
 	if err != nil {
 		return err
 	}
@@ -229,6 +235,9 @@ func (s *setup) askLabels() error {
 			return nil
 		}
 		path, err := readable(text)
+		if err == nil {
+			err = s.place.lets(path)
+		}
 		if err == nil {
 			s.a.labels = path
 		}

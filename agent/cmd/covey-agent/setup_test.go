@@ -121,6 +121,7 @@ func (h *house) allFlags() []string {
 // With flags alone a board is set up: what is written is private, and right when it is
 // written again, and an agent that runs with it sees and says what the camera shows.
 func TestSetupByFlags(t *testing.T) {
+	t.Parallel()
 	h := housed(t)
 	if out, err := h.run("", append(h.allFlags(), "--dry-run")...); err != nil || !strings.Contains(out, "would be done") || h.files() != "nothing" {
 		t.Fatalf("dry run: %v, %s:\n%s", err, h.files(), out)
@@ -215,6 +216,7 @@ func (h *house) sees(device wire.DeviceID, label string) {
 // Whoever is asked is asked again until the answer is one. What failed can be answered
 // otherwise, and gone on with.
 func TestSetupAsks(t *testing.T) {
+	t.Parallel()
 	h := housed(t)
 	answers := []string{
 		"9", "nowhere at all", "rtsp://", h.path("etc"), "pictures", // camera
@@ -264,6 +266,7 @@ func TestSetupAsks(t *testing.T) {
 
 // What does not work ends a setup that may not ask, before anything is changed.
 func TestSetupRefuses(t *testing.T) {
+	t.Parallel()
 	h := housed(t)
 	base := []string{"setup", "--yes", "--device", "porch", "--camera", "test", "--model", h.model}
 	token := wire.JoinToken{URL: "https://127.0.0.1:9", CA: strings.Repeat("a", 64), Secret: "s"}.Encode()
@@ -416,6 +419,101 @@ func TestSetupStarts(t *testing.T) {
 	script("[ $1 != restart ] || { echo failed because of that >&2; exit 1; }")
 	if err := s.apply(t.Context()); err == nil || !strings.Contains(err.Error(), "failed because of that\nfix: journalctl -u covey-agent") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// With a token the board joins a real controller, whose model it then waits for; once more
+// without one, it stays there.
+func TestSetupJoins(t *testing.T) {
+	t.Parallel()
+	program, _ := self(t)
+	bin, err := filepath.Abs("../../../bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !exists(bin+"/covey-fleet") || !exists(bin+"/covey") {
+		t.Skip("no controller here: run scripts/setup")
+	}
+	h := &house{t: t, dir: t.TempDir(), program: program}
+	fleet := h.path("fleet")
+	serve := exec.Command(bin+"/covey-fleet", "serve", "--data", fleet, "--listen", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--host", "127.0.0.1")
+	serve.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := serve.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { serve.Process.Kill(); serve.Wait() })
+	covey := func(args ...string) string {
+		cmd := exec.Command(bin+"/covey", args...)
+		cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+h.path("home"), "HOME="+h.path("home"))
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("covey %q: %v: %s", args, err, &said)
+		}
+		return string(out)
+	}
+	for end := time.Now().Add(patience); !exists(fleet + "/endpoints.json"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the controller does not start")
+		}
+	}
+	covey("login", "--data", fleet)
+	token := strings.TrimSpace(covey("device", "token"))
+	base := []string{"setup", "--yes", "--device", "porch", "--camera", "test", "--model", "none"}
+	out, err := h.run("", append(base, "--join", token)...)
+	if err != nil || !strings.Contains(out, "ok, as porch") || strings.Contains(out, token) {
+		t.Fatalf("%v: %s", err, out)
+	}
+	id, err := agent.LoadIdentity(h.path("data"))
+	if err != nil || id == nil || id.ID != "porch" {
+		t.Fatalf("%+v, %v", id, err)
+	}
+	before := h.read("etc/agent.yaml")
+	if out, err := h.run("", base...); err != nil || h.read("etc/agent.yaml") != before || strings.Contains(before, "fleet:") {
+		t.Errorf("once more: %v: %s\n%s", err, out, before)
+	}
+	if out, err := h.run("", append(base[:len(base)-2:len(base)-2], "--model", "/dev/null", "--join", "none")...); err == nil || h.read("etc/agent.yaml") != before {
+		t.Errorf("no file: %v: %s", err, out)
+	}
+	if out, err := h.run("", append(base, "--join", "none")...); err == nil || !strings.Contains(out, "without a fleet") {
+		t.Errorf("without model and fleet: %v: %s", err, out)
+	}
+}
+
+// What is written belongs to whom the service runs as, the configuration to root; a model
+// that he may not read is said before.
+func TestSetupOwners(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	dir := t.TempDir()
+	p := place{config: dir + "/etc/agent.yaml", data: dir, owner: owner{true, 12345, 12346}}
+	kept, err := p.configuration("device: a\n")
+	if err := errors.Join(err, p.secret(homeSecret, "x")); err != nil || kept != "" {
+		t.Fatal(kept, err)
+	}
+	for name, want := range map[string]string{p.config: "0:12346 640", dir + "/etc/" + homeSecret: "12345:12346 600"} {
+		fi, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		if got := fmt.Sprintf("%d:%d %o", st.Uid, st.Gid, fi.Mode().Perm()); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	for mode, good := range map[fs.FileMode]bool{0o600: false, 0o640: false, 0o644: true} {
+		path := filepath.Join(dir, "m.tflite")
+		if err := errors.Join(os.WriteFile(path, nil, mode), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.lets(path); (err == nil) != good {
+			t.Errorf("%o: %v", mode, err)
+		}
+	}
+	if err := p.lets(dir + "/etc/" + homeSecret); err != nil {
+		t.Error(err)
 	}
 }
 

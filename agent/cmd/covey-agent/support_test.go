@@ -104,6 +104,7 @@ func (h *house) support() (out, unpacked string) {
 
 // No secret is in the archive, wherever on the board it is; what helps is.
 func TestSupport(t *testing.T) {
+	t.Parallel()
 	h, _ := plant(t, "")
 	out, text := h.support()
 	for where, secret := range planted {
@@ -134,6 +135,7 @@ func TestSupport(t *testing.T) {
 
 // A configuration with mistakes, or that is none, shows no more.
 func TestSupportOfABrokenConfiguration(t *testing.T) {
+	t.Parallel()
 	for _, more := range []string{
 		"home_password: " + planted["misspelt"] + "\n",
 		"hom: {broker: 'mqtt://u:" + planted["misspelt"] + "@h:x'}\n",
