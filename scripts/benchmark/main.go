@@ -44,6 +44,7 @@ var parts = []part{
 	{"delta", (*bench).delta},
 	{"link", (*bench).link},
 	{"wear", (*bench).wear},
+	{"idle", (*bench).idle},
 }
 
 func main() {
@@ -58,7 +59,7 @@ func main() {
 func run(ctx context.Context) error {
 	b := &bench{}
 	asJSON := flag.Bool("json", false, "print rows as JSON")
-	only := flag.String("only", "", "parts to run, by comma: size, invoke, onnx, auto, frames, camera, first, update, delta, link, wear")
+	only := flag.String("only", "", "parts to run, by comma: size, invoke, onnx, auto, frames, camera, first, update, delta, link, wear, idle")
 	flag.StringVar(&b.bin, "bin", "bin", "folder of covey-agent and the others")
 	flag.StringVar(&b.models, "models", "", "folder of models")
 	flag.StringVar(&b.bare.program, "bare", "", "the bare C program")

@@ -127,13 +127,16 @@ func (s *Store) read(name string) (State, error) {
 	return st, nil
 }
 
+// maxAside is how many broken files are kept: of more, the last one gives way.
+const maxAside = 3
+
 // setAside moves the broken file away and remembers to say so.
 func (s *Store) setAside(haveOld bool) error {
 	path := filepath.Join(s.dir, fileName)
 	aside := path
 	for n := 1; ; n++ {
 		aside = fmt.Sprintf("%s.corrupt-%d", path, n)
-		if _, err := s.fs.Stat(aside); errors.Is(err, fs.ErrNotExist) {
+		if _, err := s.fs.Stat(aside); errors.Is(err, fs.ErrNotExist) || err == nil && n == maxAside {
 			break
 		} else if err != nil {
 			return fmt.Errorf("set broken state aside: %w", blob.Coded(err, s.dir))

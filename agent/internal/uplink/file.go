@@ -162,11 +162,14 @@ func (f *file) create() (err error) {
 	return (blob.OS{}).SyncDir(filepath.Dir(f.path))
 }
 
-// setAside gives a damaged file a name that nothing uses.
+// maxAside is how many damaged files are kept: of more, the last one gives way.
+const maxAside = 3
+
+// setAside gives a damaged file another name.
 func (f *file) setAside() error {
 	for n := 1; ; n++ {
 		name := fmt.Sprintf("%s.corrupt-%d", f.path, n)
-		if _, err := os.Stat(name); err == nil {
+		if _, err := os.Stat(name); err == nil && n < maxAside {
 			continue
 		}
 		if err := os.Rename(f.path, name); err != nil {
