@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -80,25 +81,26 @@ func (d *dialog) ask(question, otherwise string) (string, error) {
 	return line, err
 }
 
-// secret asks for a line that is not shown where it is typed.
-func (d *dialog) secret(question string) (string, error) {
+// secret asks for a line that is not shown where it is typed. The terminal is as before
+// when it returns, whatever ends it.
+func (d *dialog) secret(question string) (text string, err error) {
+	if d.fd >= 0 {
+		before, err := unix.IoctlGetTermios(d.fd, unix.TCGETS)
+		if err != nil {
+			return "", fmt.Errorf("ask the terminal: %w", err)
+		}
+		silent := *before
+		silent.Lflag &^= unix.ECHO
+		if err := unix.IoctlSetTermios(d.fd, unix.TCSETS, &silent); err != nil { // before anybody knows that he may type
+			return "", fmt.Errorf("keep the terminal from showing what is typed: %w", err)
+		}
+		defer func() {
+			fmt.Fprintln(d.out)
+			unix.IoctlSetTermios(d.fd, unix.TCSETS, before) // it took the other
+		}()
+	}
 	fmt.Fprint(d.out, "  "+question+": ")
-	if d.fd < 0 {
-		return d.wait(d.line)
-	}
-	before, err := term.GetState(d.fd)
-	if err != nil {
-		return "", err
-	}
-	text, err := d.wait(func() (string, error) {
-		b, err := term.ReadPassword(d.fd)
-		return string(b), err
-	})
-	fmt.Fprintln(d.out)
-	if d.ctx.Err() != nil {
-		err = errors.Join(err, term.Restore(d.fd, before))
-	}
-	return text, err
+	return d.wait(d.line)
 }
 
 // line reads one. The end of the input is no answer.
