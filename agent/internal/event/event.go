@@ -109,6 +109,7 @@ func (w *Watcher) See(at time.Time, items []wire.Item, t Told) {
 // Tick lets time pass without a result: what was not seen for long has gone.
 func (w *Watcher) Tick(now time.Time, t Told) {
 	for _, p := range w.seen {
+		p.notAfter(now)
 		if p.here && now.Sub(p.last) >= w.c.Hold {
 			p.now = 0
 			w.leave(p, t)
@@ -145,6 +146,7 @@ func (w *Watcher) tally(zone string, it *wire.Item) {
 
 // step is what a result means for a presence.
 func (w *Watcher) step(p *presence, at time.Time, t Told) {
+	p.notAfter(at)
 	if p.now == 0 {
 		p.met, p.row = 0, 0
 		if p.here && at.Sub(p.last) >= w.c.Hold {
@@ -161,6 +163,17 @@ func (w *Watcher) step(p *presence, at time.Time, t Told) {
 		w.stay(p, at, t)
 	case p.met >= w.c.Confirm:
 		w.come(p, at, t)
+	}
+}
+
+// notAfter holds against a clock that was set back: what would be seen in the future is
+// seen now, or it would stay for as long as the clock went back.
+func (p *presence) notAfter(now time.Time) {
+	if p.last.After(now) {
+		p.last = now
+	}
+	if p.updated.After(now) {
+		p.updated = now
 	}
 }
 
@@ -204,6 +217,9 @@ func (w *Watcher) leave(p *presence, t Told) {
 	p.here = false
 	t.Count(p.zone, p.label, 0)
 	p.event.Type, p.event.End = wire.EventEnd, p.last
+	if p.last.Before(p.event.Start) { // by a clock that was set back
+		p.event.End = p.event.Start
+	}
 	w.tell(p, p.last, t)
 }
 
