@@ -259,7 +259,7 @@ func (l *ledger) String() string {
 }
 
 // take takes a message in and returns the model that it is of, "" for a lost one.
-// A number that comes again must bring the same.
+// A number that comes again must bring the same, but for how late it is.
 func (l *ledger) take(t *testing.T, payload string) (model string) {
 	t.Helper()
 	if strings.Contains(payload, `"lost":`) {
@@ -278,6 +278,7 @@ func (l *ledger) take(t *testing.T, payload string) (model string) {
 	if err != nil || r.Seq == 0 {
 		t.Errorf("%s: %v", payload, err)
 	}
+	r.Late = false // is of this sending
 	b, _ := json.Marshal(r)
 	if before, ok := l.bySeq[r.Seq]; ok {
 		l.again++

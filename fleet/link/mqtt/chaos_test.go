@@ -218,7 +218,7 @@ func TestChaosCatchesPahoTokens(t *testing.T) {
 	// complete all the same.
 	proxy.Slow(4000)
 	lied := 0
-	for end := time.Now().Add(10 * time.Second); lied == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); lied == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 		for i := range 20 {
 			select {
 			case <-tokens[i].Done():
