@@ -101,7 +101,7 @@ var arrows = []struct{ room, may string }{
 
 	// The bench drives layers and programs from outside.
 	{"scripts/benchmark", "hal/... fleet/blob/pack"},
-	{"scripts", "hal/haltest hal/haltest/port hal/runner"},
+	{"scripts", "hal/haltest hal/haltest/port hal/runner hal/vision"},
 	{"scripts/...", ""},
 }
 
