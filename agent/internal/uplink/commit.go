@@ -208,7 +208,7 @@ func (o *outbox) collectPuts(b *batch, c class) {
 // run out.
 func (o *outbox) collectCounter(b *batch, c class, s side, final bool) {
 	st := &o.logs[c].streams[s]
-	next := counter{st.last, st.last}
+	next := counter{o.accounted(c, s), st.last}
 	if c == classResult && !final {
 		st.resize(b.now)
 		next.reserved += st.block
@@ -220,6 +220,18 @@ func (o *outbox) collectCounter(b *batch, c class, s side, final bool) {
 	if b.changed[c][s] {
 		st.reserved = min(st.reserved, next.reserved) // what is given back is not used meanwhile
 	}
+}
+
+// accounted is the number up to which all are on the disk after this commit, or are done:
+// a crash would lose what is behind it, and has to say so. mu is held.
+func (o *outbox) accounted(c class, s side) uint64 {
+	l := &o.logs[c]
+	for n := l.lo; n < l.head && l.fresh > 0; n++ {
+		if slot := &l.ring[n%ringSlots]; slot.state == fresh && slot.want[s] {
+			return slot.seq[s] - 1
+		}
+	}
+	return l.streams[s].last
 }
 
 // resize makes the block so large that it is enough for reserveTime.

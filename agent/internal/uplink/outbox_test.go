@@ -2,9 +2,12 @@ package uplink
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -245,6 +248,88 @@ func TestOutboxCrash(t *testing.T) {
 
 // A disk that refuses is reported and waited for; what was offered is sent from
 // memory.
+// Whatever was written when, and for which reason: of the numbers that were used before a
+// crash each was acknowledged, is still here, or is said to be lost.
+func TestOutboxCrashesAnywhere(t *testing.T) {
+	for seed := range uint64(60) {
+		random := rand.New(rand.NewPCG(seed, 5))
+		path := filepath.Join(t.TempDir(), "o.db")
+		o := newBox(t, path, limits)
+		for s := range sides {
+			if random.IntN(2) == 0 {
+				o.linkUp(s)
+			}
+		}
+		var acked [sides]map[uint64]bool
+		var flying [sides][]*flight
+		for s := range sides {
+			acked[s] = map[uint64]bool{}
+		}
+		for range 5 + random.IntN(60) {
+			s := side(random.IntN(int(sides)))
+			switch random.IntN(8) {
+			default:
+				add(t, o, classResult, "cam", "result")
+			case 0:
+				add(t, o, classExec, "ex", "step")
+			case 1, 2:
+				f := &flight{}
+				if o.next(s, f) == ready && f.c == classResult {
+					flying[s] = append(flying[s], f)
+				}
+			case 3:
+				for i, f := range flying[s] {
+					if random.IntN(2) == 0 {
+						o.acked(s, f)
+						acked[s][f.seq] = true
+						flying[s] = slices.Delete(flying[s], i, i+1)
+						break
+					}
+				}
+			case 4:
+				if err := o.commitDue(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var used [sides]uint64
+		for s := range sides {
+			used[s] = o.logs[classResult].streams[s].last
+		}
+		if err := o.file.close(); err != nil { // nothing more is written
+			t.Fatal(err)
+		}
+		o = newBox(t, path, limits)
+		for s := range sides {
+			for _, payload := range drain(o, s) {
+				if !strings.Contains(payload, "result") && !strings.Contains(payload, `"lost"`) {
+					continue // of another class
+				}
+				v := struct {
+					Seq  uint64
+					Lost *wire.LostSpan
+				}{}
+				if err := json.Unmarshal([]byte(payload), &v); err != nil {
+					t.Fatal(err)
+				}
+				if v.Lost == nil {
+					acked[s][v.Seq] = true
+					continue
+				}
+				for seq := v.Lost.From; v.Lost.Class == "result" && seq <= v.Lost.To; seq++ {
+					acked[s][seq] = true
+				}
+			}
+			for seq := uint64(1); seq <= used[s]; seq++ {
+				if !acked[s][seq] {
+					t.Fatalf("seed %d: %d of %d on the %v link is missing, and nobody says so", seed, seq, used[s], s)
+				}
+			}
+		}
+		o.file.close()
+	}
+}
+
 func TestOutboxDiskFull(t *testing.T) {
 	o := newBox(t, filepath.Join(t.TempDir(), "o.db"), limits)
 	o.file.db.MaxSize = 1 // bbolt says no to what would grow the file
