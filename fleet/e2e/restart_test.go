@@ -141,8 +141,8 @@ func TestKilledWithOutbox(t *testing.T) {
 			home.take(t, payload)
 		}
 		fleet := c.ledger(t, "pi-1")
-		if n, m := len(home.missing()), len(fleet.missing()); n+m > 0 || fleet.newest().Before(died[kills-1]) {
-			return fmt.Errorf("%d missing at home, %d at the controller", n, m)
+		if n := len(home.missing()) + len(fleet.missing()); n > 0 || fleet.newest().Before(died[kills-1]) {
+			return fmt.Errorf("missing at home: %v, at the controller: %v; lost: %v, %v", home.missing(), fleet.missing(), home.lost, fleet.lost)
 		}
 		return nil
 	})

@@ -92,6 +92,7 @@ func (m *HomeCapabilities) Validate() error {
 	c.someText("name", m.Name, maxText)
 	c.text("board", m.Board, maxText)
 	c.text("agent", m.Agent, 64)
+	c.that(m.Pipelines != nil, "pipelines: missing")
 	c.count("pipelines", len(m.Pipelines), MaxPipelines)
 	for i := range m.Pipelines {
 		c.homePipeline(&m.Pipelines[i])
@@ -104,6 +105,7 @@ func (c *checker) homePipeline(p *HomePipeline) {
 	key := "pipelines." + clip(p.Name)
 	c.text(key+".task", p.Task, 64)
 	c.text(key+".unit", p.Unit, 64)
+	c.that(p.Zones != nil && p.Labels != nil && p.Settings != nil, "%s: zones, labels or settings are missing", key)
 	c.count(key+".zones", len(p.Zones), MaxHomeZones)
 	for _, z := range p.Zones {
 		c.that(ValidZone(z), "%s.zones: %q cannot be a zone", key, clip(z))
@@ -180,6 +182,7 @@ func (m *HomeDiagnostics) Validate() error {
 	c.within("memory", m.Memory, 0, 100)
 	c.within("disk", m.Disk, 0, 100)
 	c.that(m.Outbox >= 0, "outbox: %d", m.Outbox)
+	c.that(m.Pipelines != nil, "pipelines: missing")
 	c.count("pipelines", len(m.Pipelines), MaxPipelines)
 	for _, name := range keys(m.Pipelines) {
 		p, key := m.Pipelines[name], "pipelines."+clip(name)

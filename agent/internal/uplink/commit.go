@@ -122,16 +122,17 @@ func (o *outbox) dueClass(c class, now time.Time) time.Duration {
 		if s.each {
 			return 0
 		}
-		wait = min(wait, o.patience(s)-now.Sub(s.at))
+		wait = min(wait, o.patience(s, now)-now.Sub(s.at))
 	}
 	return wait
 }
 
-// patience is how long a record may be in memory alone: where no link is up that
-// could take it, it can only be written, and a group makes that cheap. mu is held.
-func (o *outbox) patience(s *slot) time.Duration {
+// patience is how long a record may be in memory alone. Where no link has been up for
+// long that could take it, it can only be written, and a group makes that cheap. mu is
+// held.
+func (o *outbox) patience(s *slot, now time.Time) time.Duration {
 	for side := range sides {
-		if s.want[side] && o.up[side] {
+		if s.want[side] && (o.up[side] || now.Sub(o.down[side]) < shortOutage) {
 			return groupTime
 		}
 	}

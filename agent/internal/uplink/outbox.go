@@ -21,8 +21,9 @@ var ErrFull = errors.New("outbox is full")
 const (
 	ringSlots   = 512             // records of a class in memory
 	ringBytes   = 4 << 20         // of a class in memory
-	groupTime   = time.Second     // the oldest unwritten record waits no longer while its link is up
-	offlineTime = time.Minute     // and no longer than that while it is down
+	groupTime   = time.Second     // the oldest unwritten record waits no longer,
+	shortOutage = 5 * time.Minute // but when its link has been down for that long:
+	offlineTime = time.Minute     // then it waits no longer than this
 	groupSize   = 64              // nor do as many
 	lazyTime    = 5 * time.Minute // what was delivered leaves the disk after so long, or with the next commit
 	reserveTime = 5 * time.Minute // for so long the seq numbers are enough that are reserved at once
@@ -68,6 +69,7 @@ type outbox struct {
 
 	mu        sync.Mutex
 	up        [sides]bool
+	down      [sides]time.Time // since when it is not
 	backlog   [sides]pace
 	logs      [classes]memLog
 	gone      map[place]bool // delivered, still on disk
@@ -180,6 +182,7 @@ func openOutbox(f *file, device wire.DeviceID, limits [classes]caps, log zerolog
 		file: f, device: device, log: log, caps: limits,
 		kick: make(chan struct{}, 1), gone: map[place]bool{}, going: map[place]bool{}, opened: time.Now(),
 	}
+	o.down = [sides]time.Time{o.opened, o.opened}
 	for s := range sides {
 		o.wake[s] = make(chan struct{}, 1)
 	}
@@ -376,6 +379,9 @@ func (o *outbox) linkUp(s side) {
 
 func (o *outbox) linkDown(s side) {
 	o.mu.Lock()
+	if o.up[s] {
+		o.down[s] = time.Now()
+	}
 	o.up[s] = false
 	o.mu.Unlock()
 }
