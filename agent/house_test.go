@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +38,8 @@ type dwelling struct {
 	file   *File
 	label  atomic.Int32 // that the model sees: nothing, cat, dog, bird
 	engine tflite
+
+	stands atomic.Pointer[Standing]
 
 	mutex  sync.Mutex
 	events []wire.Event
@@ -93,7 +98,7 @@ func (d *dwelling) listen(ctx context.Context) {
 func (d *dwelling) agent(ctx context.Context, page func(local.Board)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
-	c := Config{File: d.file, Device: "pi-1", Version: "test", FS: blob.OS{}, Engines: []hal.Engine{d.engine},
+	c := Config{Standing: func(s Standing) { d.stands.Store(&s) }, File: d.file, Device: "pi-1", Version: "test", FS: blob.OS{}, Engines: []hal.Engine{d.engine},
 		Source: func(_ context.Context, s SourceFile) (hal.Source, error) {
 			return &haltest.FakeSource{Every: time.Duration(float64(time.Second) / s.FPS), Width: 64, Height: 48, IsLive: true}, nil
 		},
@@ -191,6 +196,9 @@ func TestHouse(t *testing.T) {
 		pass(time.Minute)
 		if n := d.runs(); n != 0 {
 			t.Errorf("%d runs after a restart while it is off", n)
+		}
+		if s := d.stands.Load(); !s.Settled || !strings.HasSuffix(s.Text, "; cam: switched off") {
+			t.Errorf("the board stands so: %+v", s)
 		}
 		d.say(wire.SettingEnabled, "ON")
 		pass(3 * time.Second)
@@ -344,4 +352,18 @@ func TestPicturesExpire(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// Who asks the service how it stands hears of a disk that takes nothing.
+func TestStorageTrouble(t *testing.T) {
+	for want, err := range map[string]error{
+		"":                  nil,
+		"data: E_DISK_FULL": fmt.Errorf("write outbox: %w", blob.Coded(syscall.ENOSPC, "outbox.db")),
+		"data: E_DISK_RO":   blob.Coded(syscall.EROFS, "outbox.db"),
+		"data: E_UNKNOWN":   errors.New("something else"),
+	} {
+		if got := storage(err); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
+	}
 }

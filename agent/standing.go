@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/covey-edge/covey/agent/internal/pipeline"
+	"github.com/covey-edge/covey/agent/internal/uplink"
+	"github.com/covey-edge/covey/hal"
 )
 
 // A Standing is how an agent stands.
@@ -61,7 +63,11 @@ func (s *standing) say() {
 			s.before, s.at = results, now
 		}
 	}
-	text := fmt.Sprintf("%d %s, %.1f fps%s", len(s.names), plural("pipeline", len(s.names)), s.fps, s.links())
+	u := s.a.uplink.Stats()
+	if t := storage(u.Disk); t != "" {
+		troubles = append(troubles, t)
+	}
+	text := fmt.Sprintf("%d %s, %.1f fps%s", len(s.names), plural("pipeline", len(s.names)), s.fps, s.links(&u))
 	s.a.Config.Standing(Standing{Settled: settled, Text: strings.Join(append([]string{text}, troubles...), "; ")})
 }
 
@@ -69,6 +75,9 @@ func (s *standing) say() {
 // is well, or may still become so.
 func (s *standing) trouble(name string, st *pipeline.Stats, now time.Time) string {
 	station := s.a.stations[name]
+	if station.home().Off {
+		return "switched off"
+	}
 	if f := station.fault(); f != nil {
 		return f.Code
 	}
@@ -93,8 +102,16 @@ func (s *standing) trouble(name string, st *pipeline.Stats, now time.Time) strin
 	return ""
 }
 
-func (s *standing) links() string {
-	u, text := s.a.uplink.Stats(), ""
+// storage is what is wrong with the disk, by why the outbox cannot write; "" for nothing.
+func storage(err error) string {
+	if err == nil {
+		return ""
+	}
+	return "data: " + cmp.Or(string(hal.CodeOf(err)), string(hal.CodeUnknown))
+}
+
+func (s *standing) links(u *uplink.Stats) string {
+	text := ""
 	if s.a.Fleet != nil {
 		text += ", fleet " + upOrDown(u.FleetUp)
 	}
