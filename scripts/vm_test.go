@@ -63,7 +63,7 @@ func TestVMParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"boot", "security", "watchdog", "camera", "broker", "disk", "memory", "plugs"} {
+	for _, part := range []string{"boot", "security", "watchdog", "camera", "broker", "clock", "disk", "memory", "plugs"} {
 		if !strings.Contains(said, "\n  "+part+" ") {
 			t.Errorf("the usage does not name %s:\n%s", part, said)
 		}

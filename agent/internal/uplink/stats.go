@@ -4,6 +4,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/covey-edge/covey/fleet/blob"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -54,7 +55,7 @@ func (u *Uplink) Stats() Stats {
 
 func (o *outbox) stats(s *Stats, on [sides]bool) {
 	o.mu.Lock()
-	s.Lost, s.Disk = o.lost, o.broken
+	s.Lost, s.Disk = o.lost, blob.Coded(o.broken, o.file.path)
 	for c := range classes {
 		l := &o.logs[c]
 		s.DiskBytes += l.onDisk
