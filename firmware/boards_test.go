@@ -285,6 +285,7 @@ func FuzzDetect(f *testing.F) {
 		f.Add(text("sys/firmware/devicetree/base/compatible"), text("sys/firmware/devicetree/base/model"), text("proc/cpuinfo"), text("proc/meminfo"),
 			text("sys/devices/system/cpu/online"), "61000", "cpu-thermal", "0x50005", text("proc/self/mountinfo"), text("sys/block/mmcblk0/device/life_time"), text("sys/block/mmcblk0/stat"))
 	}
+	f.Add("", "", "", "MemTotal: -4058543896 kB", "", "", "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, compatible, model, cpuinfo, meminfo, online, temp, kind, bits, mountinfo, life, stat string) {
 		root := fstest.MapFS{
 			"sys/firmware/devicetree/base/compatible":             file(compatible),

@@ -82,11 +82,11 @@ func arch(cpuinfo string) string {
 func memTotal(meminfo string) int64 {
 	for line := range strings.Lines(meminfo) {
 		if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemTotal:" {
-			kb, err := strconv.ParseInt(f[1], 10, 48)
+			kb, err := strconv.ParseUint(f[1], 10, 48)
 			if err != nil {
 				return 0
 			}
-			return kb << 10
+			return int64(kb << 10)
 		}
 	}
 	return 0

@@ -226,6 +226,10 @@ func deviations(ctx context.Context, c *client, f fleetFile) (list []deviation, 
 		if h.Apply != f.Name || wanted[h.Query+"\x00"+h.Pipeline] || !h.Ended.IsZero() && !h.Tail {
 			continue
 		}
+		switch h.State {
+		case wire.RolloutAborted, wire.RolloutRollingBack, wire.RolloutRolledBack:
+			continue // somebody has ended it; what still goes on is its ending
+		}
 		list = append(list, deviation{Sign: "-", Query: h.Query, Pipeline: h.Pipeline, Release: &h.Release, Rollout: h.ID, What: "no longer in the file, and " + string(h.State), prune: true})
 	}
 	return list, nil

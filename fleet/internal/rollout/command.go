@@ -178,7 +178,7 @@ func aborting(by string) change {
 		if over(r.State) && !r.Tail {
 			return "", nil, ErrOver
 		}
-		r.State, r.Cause, r.Reason = wire.RolloutAborted, "", "aborted by "+by
+		r.State, r.Cause, r.Reason, r.Tail = wire.RolloutAborted, "", "aborted by "+by, false
 		return "aborted; who has it keeps it", nil, nil
 	}
 }
