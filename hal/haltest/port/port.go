@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"syscall"
 	"testing"
 )
 
@@ -15,6 +16,10 @@ import (
 // end and come back, while other tests listen and dial.
 func Free(t testing.TB) string {
 	t.Helper()
+	// A child that is between fork and exec has the listener too, and with it the port
+	// stays taken after we closed ours: so no fork meanwhile.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	var err error
 	for range 100 {
 		var l net.Listener

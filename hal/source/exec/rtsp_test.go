@@ -84,9 +84,16 @@ func (h *rtspServer) encrypted() string {
 }
 
 func (h *rtspServer) start() {
-	h.server = &gortsplib.Server{Handler: h, RTSPAddress: h.address}
-	if err := h.server.Start(); err != nil {
-		h.t.Fatal(err)
+	// The one before may still be in a child of another test, between fork and exec.
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		h.server = &gortsplib.Server{Handler: h, RTSPAddress: h.address}
+		err := h.server.Start()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			h.t.Fatal(err)
+		}
 	}
 }
 
