@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/covey-edge/covey/agent/internal/pipeline"
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/task"
@@ -24,6 +25,7 @@ type Detector struct {
 	l      *loaded
 	frame  hal.Frame
 	answer task.Result
+	items  pipeline.Items
 	n      uint64
 }
 
@@ -82,15 +84,7 @@ func (d *Detector) See(name string, f *hal.Frame) (*wire.Result, error) {
 		V: wire.Version, ID: "detect-" + strconv.FormatUint(d.n, 10), TS: begin.UTC(), Pipe: "detect", Frame: d.n, Seq: d.n,
 		Name: name, Model: d.l.Ref, Accel: string(d.Info().Accelerator), Kind: d.answer.Kind,
 		LatMS: wire.Latency{Pre: millis(filled.Sub(begin)), Inv: millis(timing.Engine), Post: millis(time.Since(ran))},
-		Items: []wire.Item{},
-	}
-	for _, it := range d.answer.Items {
-		item := wire.Item{Label: it.Label, ID: it.ID, Score: it.Score}
-		if it.HasBox {
-			box := view.Box(it.Box)
-			item.Box = &box
-		}
-		r.Items = append(r.Items, item)
+		Items: append([]wire.Item{}, wire.CloneItems(d.items.Of(d.answer.Items, view))...),
 	}
 	return r, nil
 }

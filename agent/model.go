@@ -209,18 +209,18 @@ func fit(s hal.Session, file *modelfile.Model, p PipelineFile, r recipe) (*loade
 	if p.Top != 0 {
 		o.Top = p.Top
 	}
-	decoder, reason, err := task.Choose(file, info, labels, o)
+	choice, err := task.Choose(file, info, labels, o)
 	if err != nil {
 		return nil, err
 	}
 	var least float32
-	if t, ok := decoder.(task.Tunable); ok {
+	if t, ok := choice.Decoder.(task.Tunable); ok {
 		if least = t.Threshold(); p.Threshold != 0 {
 			t.SetThreshold(p.Threshold)
 		}
 	}
 	ref := wire.ModelRef{Name: r.model.Name, Ver: r.version, SHA: wire.Digest(info.SHA256).Short()}
-	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: decoder, Ref: ref}, recipe: r, file: file, labels: labels, reason: reason, least: least,
+	return &loaded{Model: pipeline.Model{Session: s, Filler: filler, Decoder: choice.Decoder, Ref: ref}, recipe: r, file: file, labels: labels, reason: choice.Reason(), least: least,
 		closed: make(chan struct{})}, nil
 }
 

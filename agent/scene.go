@@ -160,13 +160,7 @@ func (s *scene) happening(e *wire.Event) *happening {
 		return h
 	}
 	h.look, s.look = s.look, nil
-	h.result = wire.Result{TS: s.now.TS, Kind: s.now.Kind, Items: slices.Clone(s.now.Items)}
-	for i := range h.result.Items {
-		if b := h.result.Items[i].Box; b != nil {
-			box := *b
-			h.result.Items[i].Box = &box
-		}
-	}
+	h.result = wire.Result{TS: s.now.TS, Kind: s.now.Kind, Items: wire.CloneItems(s.now.Items)}
 	return h
 }
 

@@ -123,7 +123,7 @@ type Tensor struct {
 
 // Decode overrides what the model file says about itself; zero values: from the model.
 type Decode struct {
-	Decoder   string    `json:"decoder,omitempty"` // classify, detect, raw, where the task's own is not right
+	Decoder   string    `json:"decoder,omitempty"` // a kind of results or a decoder's name, where the task's own is not right
 	Threshold float32   `json:"threshold,omitempty"`
 	Top       int       `json:"top,omitempty"`
 	Mean      []float32 `json:"mean,omitempty"`

@@ -40,7 +40,7 @@ func (m *Manifest) Validate() error {
 		return coded(hal.CodeManifest, "name %.60q: write 1 to 32 of a-z, 0-9 and -", m.Name)
 	case !validVersion(m.Version):
 		return coded(hal.CodeManifest, "version %.80q: write it like 1.2.0", m.Version)
-	case m.Task != "" && !slices.Contains([]string{"classify", "detect", "segment", "pose", "audio", "series", "raw"}, m.Task):
+	case m.Task != "" && !slices.Contains(wire.Kinds, m.Task):
 		return coded(hal.CodeManifest, "task %.60q: classify, detect, raw, or nothing for auto", m.Task)
 	case len(m.License) > maxText || len(m.Notes) > maxText || len(m.Author) > maxText:
 		return coded(hal.CodeManifest, "license, notes or author is longer than %d bytes", maxText)
@@ -147,8 +147,8 @@ func (m *Manifest) validateGolden() error {
 
 func (d *Decode) validate() error {
 	switch {
-	case d.Decoder != "" && !slices.Contains(decoders, d.Decoder):
-		return coded(hal.CodeManifest, "decoder %.60q: one of %s, or nothing for the task's own", d.Decoder, strings.Join(decoders, ", "))
+	case d.Decoder != "" && !wire.ValidID(d.Decoder):
+		return coded(hal.CodeManifest, "decoder %.60q: a kind of results or a decoder's name, as covey model decoders lists them, or nothing for the task's own", d.Decoder)
 	case !(d.Threshold >= 0 && d.Threshold <= 1):
 		return coded(hal.CodeManifest, "threshold %v is not within 0 to 1", d.Threshold)
 	case d.Top < 0 || d.Top > maxTop:
@@ -178,8 +178,8 @@ func (r *Result) validate() error {
 		return nil
 	}
 	switch {
-	case !slices.Contains(decoders, r.Kind):
-		return coded(hal.CodeManifest, "result of kind %.60q: one of %s", r.Kind, strings.Join(decoders, ", "))
+	case !slices.Contains(wire.Kinds, r.Kind):
+		return coded(hal.CodeManifest, "result of kind %.60q: one of %s", r.Kind, strings.Join(wire.Kinds, ", "))
 	case r.Labels < 0 || r.Labels > maxLabels:
 		return coded(hal.CodeManifest, "result of %d labels: 0 to %d are known", r.Labels, maxLabels)
 	case len(r.Inputs) > maxTensors || len(r.Outputs) > maxTensors:
@@ -192,9 +192,6 @@ func (r *Result) validate() error {
 	}
 	return nil
 }
-
-// decoders are the kinds of result there are.
-var decoders = []string{"classify", "detect", "raw"}
 
 // numbers are those of a version, "1.24.1"; nil when it is not written like that.
 func numbers(version string) []int {

@@ -63,7 +63,40 @@ func appendItem(dst []byte, it *Item) []byte {
 	if it.Box != nil {
 		dst = appendBox(dst, it.Box)
 	}
+	if it.Angle != 0 {
+		dst = appendFloat(append(dst, `,"angle":`...), float64(it.Angle), 32)
+	}
+	if len(it.Points) > 0 {
+		dst = append(dst, `,"points":[`...)
+		for i := range it.Points {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendFloats(dst, it.Points[i][:])
+		}
+		dst = append(dst, ']')
+	}
+	if it.Area != 0 {
+		dst = appendFloat(append(dst, `,"area":`...), float64(it.Area), 32)
+	}
+	if m := it.Mask; m != nil {
+		dst = appendFloats(append(dst, `,"mask":{"box":`...), m.Box[:])
+		dst = strconv.AppendInt(append(dst, `,"size":[`...), int64(m.Size[0]), 10)
+		dst = strconv.AppendInt(append(dst, ','), int64(m.Size[1]), 10)
+		dst = append(appendString(append(dst, `],"counts":`...), m.Counts), '}')
+	}
 	return append(dst, '}')
+}
+
+func appendFloats(dst []byte, v []float32) []byte {
+	dst = append(dst, '[')
+	for i, f := range v {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendFloat(dst, float64(f), 32)
+	}
+	return append(dst, ']')
 }
 
 func appendFloat(dst []byte, f float64, bits int) []byte {

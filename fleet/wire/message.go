@@ -2,6 +2,8 @@ package wire
 
 import (
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -329,7 +331,7 @@ type Result struct {
 	Model ModelRef  `json:"model"`
 	Accel string    `json:"accel"`
 	LatMS Latency   `json:"lat_ms"`
-	Kind  string    `json:"kind"` // classify, detect, raw
+	Kind  string    `json:"kind"` // one of Kinds
 	Items []Item    `json:"items"`
 	// Late is true for what did not go out at once: it was held back while the link was
 	// down, or waited.
@@ -350,13 +352,49 @@ type Latency struct {
 	Post float64 `json:"post"`
 }
 
-// Item is one thing a model saw. Box is x0,y0,x1,y1 in 0..1 of the frame, absent
-// for kinds that have none.
+// Kinds are what results can be of.
+var Kinds = []string{"classify", "detect", "segment", "pose", "depth", "text", "embed", "audio", "series", "raw"}
+
+// Item is one thing a model saw. What it has besides label, id and score depends on
+// the kind of result.
 type Item struct {
 	Label string      `json:"label"`
 	ID    int         `json:"id"`
 	Score float32     `json:"score"`
-	Box   *[4]float32 `json:"box,omitempty"`
+	Box   *[4]float32 `json:"box,omitempty"` // x0, y0, x1, y1 in 0..1 of the frame
+	// Angle turns the box about its middle, radians, clockwise as one sees it.
+	Angle float32 `json:"angle,omitempty"`
+	// Points are x and y in 0..1 of the frame and a score each, in the model's order.
+	Points [][3]float32 `json:"points,omitempty"`
+	Area   float32      `json:"area,omitempty"` // share of the frame that it covers, where its pixels are known
+	Mask   *Mask        `json:"mask,omitempty"`
+}
+
+// Mask says which pixels of a part of the frame are of an item. Rows and columns are
+// cells of that part, counts the lengths of runs out of and in the item in turns, column
+// after column, written as COCO's tools write them ("rle", compressed).
+type Mask struct {
+	Box    [4]float32 `json:"box"`  // x0, y0, x1, y1 of the frame; beyond 0..1 where the model saw more than the frame
+	Size   [2]int     `json:"size"` // rows, columns
+	Counts string     `json:"counts"`
+}
+
+// CloneItems copies items with all that they point to.
+func CloneItems(items []Item) []Item {
+	c := slices.Clone(items)
+	for i := range c {
+		if b := c[i].Box; b != nil {
+			box := *b
+			c[i].Box = &box
+		}
+		c[i].Points = slices.Clone(c[i].Points)
+		if m := c[i].Mask; m != nil {
+			mask := *m
+			mask.Counts = strings.Clone(m.Counts)
+			c[i].Mask = &mask
+		}
+	}
+	return c
 }
 
 // Lost replaces records of a class that will never come: they were dropped by a

@@ -362,7 +362,14 @@ func (r *Result) Validate() error {
 	c.within("lat_ms.inv", r.LatMS.Inv, 0, 1e9)
 	c.within("lat_ms.post", r.LatMS.Post, 0, 1e9)
 	for i := range r.Items { // their number is bounded by MaxResult
-		c.short("items.label", r.Items[i].Label, 1024)
+		it := &r.Items[i]
+		c.short("items.label", it.Label, 1024)
+		c.within("items.area", float64(it.Area), 0, 1)
+		c.count("items.points", len(it.Points), 1024)
+		if m := it.Mask; m != nil {
+			c.whole("items.mask.size", m.Size[0], 1, 1<<16)
+			c.whole("items.mask.size", m.Size[1], 1, 1<<16)
+		}
 	}
 	return c.err
 }

@@ -52,13 +52,13 @@ func decode(t *testing.T, s hal.Session, path, labels string, o task.Options) ta
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, why, err := task.Choose(m, s.Info(), names, o)
+	c, err := task.Choose(m, s.Info(), names, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var r task.Result
-	if err := d.Decode(s, 0, &r); err != nil {
-		t.Fatalf("%s: %v", why, err)
+	if err := c.Decoder.Decode(s, 0, &r); err != nil {
+		t.Fatalf("%s: %v", c.Reason(), err)
 	}
 	return r
 }

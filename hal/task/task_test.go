@@ -48,11 +48,11 @@ func chain(ops ...int) *modelfile.Model {
 
 func choose(t *testing.T, m *modelfile.Model, labels []string, o Options, out ...hal.TensorInfo) (Decoder, string) {
 	t.Helper()
-	d, reason, err := Choose(m, hal.Info{Outputs: out}, labels, o)
+	c, err := Choose(m, hal.Info{Outputs: out}, labels, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d, reason
+	return c.Decoder, c.Reason()
 }
 
 func decode(t *testing.T, d Decoder, o outputs) string {
@@ -222,7 +222,7 @@ func TestRaw(t *testing.T) {
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if !strings.HasPrefix(reason, "raw: 4 outputs") || !strings.Contains(reason, "not detect: no operator") {
+	if !strings.HasPrefix(reason, "raw (numbers): 4 outputs") {
 		t.Errorf("reason %q", reason)
 	}
 	// A place that holds no number is not the largest.
@@ -252,14 +252,14 @@ func TestChooseRefuses(t *testing.T) {
 		out    []hal.TensorInfo
 		want   string
 	}{
-		{"unknown task", chain(conv), nil, Options{Kind: "pose"}, nil, `E_SHAPE: unknown task "pose": use auto, classify, detect or raw`},
+		{"unknown task", chain(conv), nil, Options{Kind: "poses"}, nil, `E_SHAPE: unknown task or decoder "poses": use one of auto, detect, `},
 		{"labels", chain(softmax), make([]string, 90), Options{}, []hal.TensorInfo{vector(hal.Uint8, 1001, 1./256, 0)}, "E_LABELS: 90 labels for 1001 classes"},
-		{"no detector", chain(softmax), nil, Options{Kind: Detect}, nil, "E_SHAPE: model is not detect: no operator TFLite_Detection_PostProcess"},
+		{"no detector", chain(softmax), nil, Options{Kind: Detect}, nil, "E_SHAPE: model is not detect (ssd: no operator TFLite_Detection_PostProcess)"},
 		{"no scale", chain(softmax), nil, Options{}, []hal.TensorInfo{vector(hal.Uint8, 10, 0, 0)}, `E_SHAPE: output "scores" of uint8 scores has no scale`},
 		{"output lost", detector(), nil, Options{}, detectorOutputs[:1], "E_SHAPE: output 0 of operator"},
 		{"output type", detector(), nil, Options{}, []hal.TensorInfo{{}, {}, {}, {}}, "E_SHAPE: output 0 of operator TFLite_Detection_PostProcess is none, not float32"},
 	} {
-		_, _, err := Choose(tt.model, hal.Info{Outputs: tt.out}, tt.labels, tt.o)
+		_, err := Choose(tt.model, hal.Info{Outputs: tt.out}, tt.labels, tt.o)
 		if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %s", tt.name, err, tt.want)
 		}
@@ -330,9 +330,9 @@ func TestRealModels(t *testing.T) {
 		t.Fatal("COVEY_MODELS is not set: run ./scripts/setup, then . scripts/env")
 	}
 	for _, tt := range []struct{ model, labels, want string }{
-		{"label_image/mobilenet_quant_v1_224.tflite", "label_image/labels.txt", "classify: one output of 1001 uint8 scores (softmax)"},
-		{"ssd/detect.tflite", "ssd/labelmap.txt", "detect: operator TFLite_Detection_PostProcess in the graph, boxes in output 0"},
-		{"segment/deeplabv3_257_mv_gpu.tflite", "", "raw: 1 outputs as numbers"},
+		{"label_image/mobilenet_quant_v1_224.tflite", "label_image/labels.txt", "classify (scores): one output of 1001 uint8 scores (softmax)"},
+		{"ssd/detect.tflite", "ssd/labelmap.txt", "detect (ssd): operator TFLite_Detection_PostProcess in the graph, boxes in output 0"},
+		{"segment/deeplabv3_257_mv_gpu.tflite", "", "raw (numbers): 1 outputs as numbers"},
 	} {
 		m, err := modelfile.Open(filepath.Join(dir, tt.model))
 		if err != nil {
@@ -348,7 +348,8 @@ func TestRealModels(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		d, reason, err := Choose(m, hal.Info{Inputs: m.Inputs(), Outputs: m.Outputs()}, labels, Options{})
+		c, err := Choose(m, hal.Info{Inputs: m.Inputs(), Outputs: m.Outputs()}, labels, Options{})
+		d, reason := c.Decoder, c.Reason()
 		if err != nil || !strings.HasPrefix(reason, tt.want) {
 			t.Errorf("%s: got %q %v, want %q", tt.model, reason, err, tt.want)
 		}
@@ -394,12 +395,12 @@ func FuzzDecode(f *testing.F) {
 			{chain(conv), []hal.TensorInfo{{Type: hal.Int64}, {Type: hal.Float64}}},
 		} {
 			for _, kind := range []string{Auto, Classify} {
-				d, _, err := Choose(m.model, hal.Info{Outputs: m.info}, nil, Options{Kind: kind, Threshold: -1})
+				c, err := Choose(m.model, hal.Info{Outputs: m.info}, nil, Options{Kind: kind, Threshold: -1})
 				if err != nil {
 					continue
 				}
 				var r Result
-				if err := d.Decode(out, 0, &r); err != nil && hal.CodeOf(err) != hal.CodeShape {
+				if err := c.Decoder.Decode(out, 0, &r); err != nil && hal.CodeOf(err) != hal.CodeShape {
 					t.Fatal(err)
 				}
 				for _, it := range r.Items {

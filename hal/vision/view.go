@@ -18,3 +18,12 @@ func (v View) Box(b [4]float32) [4]float32 {
 	}
 	return b
 }
+
+// Point brings a point in 0..1 of the tensor back to the frame; what is beside of the
+// frame is not in 0..1.
+func (v View) Point(x, y float32) (fx, fy float32) {
+	if v.w == 0 {
+		return x, y
+	}
+	return v.x0 + x*v.w, v.y0 + y*v.h
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"time"
 	"unsafe"
@@ -14,7 +13,6 @@ import (
 	"github.com/covey-edge/covey/fleet/wire"
 	"github.com/covey-edge/covey/hal"
 	"github.com/covey-edge/covey/hal/task"
-	"github.com/covey-edge/covey/hal/vision"
 )
 
 const (
@@ -26,8 +24,7 @@ const (
 type runState struct {
 	id     []byte // IDPrefix and "-", with room for a number
 	answer task.Result
-	items  []wire.Item
-	boxes  [][4]float32 // of items
+	items  Items
 	result wire.Result
 
 	gen       *generation // of the last published result
@@ -146,31 +143,17 @@ func (p *Pipeline) awaitRoom(ctx context.Context, room <-chan struct{}, loop *pu
 // string of its own would be an allocation for each frame.
 func (p *Pipeline) result(j job, lat wire.Latency) *wire.Result {
 	p.run.id = strconv.AppendUint(p.run.id[:len(p.cfg.IDPrefix)+1], j.n, 10)
-	p.run.setItems(j.view)
 	r := &p.run.result
 	*r = wire.Result{
 		V: wire.Version, ID: unsafe.String(&p.run.id[0], len(p.run.id)),
 		TS: j.captured, Pipe: p.cfg.Name, Frame: j.seq, Name: j.name,
 		Model: j.gen.Ref, Accel: j.gen.accel, LatMS: lat,
-		Kind: p.run.answer.Kind, Items: p.run.items,
+		Kind: p.run.answer.Kind, Items: p.run.items.Of(p.run.answer.Items, j.view),
 	}
 	if p.cfg.SID != nil {
 		r.SID = p.cfg.SID()
 	}
 	return r
-}
-
-// setItems makes items of the answer, with boxes in 0..1 of the frame.
-func (r *runState) setItems(v vision.View) {
-	r.items, r.boxes = r.items[:0], slices.Grow(r.boxes[:0], len(r.answer.Items)) // boxes stay where they are
-	for _, it := range r.answer.Items {
-		item := wire.Item{Label: it.Label, ID: it.ID, Score: it.Score}
-		if it.HasBox {
-			r.boxes = append(r.boxes, v.Box(it.Box))
-			item.Box = &r.boxes[len(r.boxes)-1]
-		}
-		r.items = append(r.items, item)
-	}
 }
 
 func (p *Pipeline) delivered(j job) {

@@ -88,10 +88,9 @@ func (s *source) plainModel() *modelfile.Model { return s.models[s.plain()] }
 // decoder is the one that an agent takes for outputs of the plain variant, and the kind
 // of its results.
 func (s *source) decoder(info hal.Info) (task.Decoder, string, error) {
-	d, reason, err := task.Choose(s.plainModel(), info, s.labels,
+	c, err := task.Choose(s.plainModel(), info, s.labels,
 		task.Options{Kind: cmp.Or(s.Decode.Decoder, s.Task), Threshold: s.Decode.Threshold, Top: s.Decode.Top})
-	kind, _, _ := strings.Cut(reason, ":")
-	return d, kind, err
+	return c.Decoder, c.Kind, err
 }
 
 // result is what those who use the results get, as far as the files say.
