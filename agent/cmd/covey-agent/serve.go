@@ -39,8 +39,9 @@ type plan struct {
 }
 
 const (
-	openTime = 5 * time.Minute // that an agent may take to read what is on its disk, and check it
-	stopTime = 5 * time.Minute // that it may take to end
+	openTime = 5 * time.Minute  // that an agent may take to read what is on its disk, and check it
+	stopTime = 5 * time.Minute  // that it may take to end
+	calmTime = 20 * time.Second // after which what only a start needs is given back
 )
 
 // serve runs the agent of a configuration until ctx ends.
@@ -152,10 +153,16 @@ func (s *server) once(ctx context.Context, p *plan) (*plan, error) {
 	ended := make(chan error, 1)
 	go func() { ended <- agent.Run(ctx, p.agent) }() // ended is waited for below
 	s.loop.Beat()
+	calm := time.NewTimer(calmTime)
+	defer calm.Stop()
 	for {
 		select {
 		case err := <-ended:
 			return nil, err
+		case <-calm.C:
+			if err := unload(); err != nil {
+				p.log.Warn().Err(err).Msg("memory of the start is kept")
+			}
 		case <-s.loop.Pulse():
 			s.loop.Beat()
 		case <-s.again:
